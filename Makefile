@@ -1,0 +1,153 @@
+# dsrun: one Makefile. A room is a directory with a module.mk; nothing here recurses.
+#
+#   make quickstart     set up this machine, build, train on real text, show a sample
+#   make check          the same set-up, then every test; check-long: the tests that take longer
+#   make all | lint | bench | install | uninstall | clean | format | deps
+#   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
+
+PREFIX     ?= /usr/local
+bindir     ?= $(PREFIX)/bin
+sbindir    ?= $(PREFIX)/sbin
+libexecdir ?= $(PREFIX)/libexec/dsrun
+mandir     ?= $(PREFIX)/share/man
+docdir     ?= $(PREFIX)/share/doc/dsrun
+sysconfdir ?= /etc
+unitdir    ?= $(PREFIX)/lib/systemd/system
+DESTDIR    ?=
+CFLAGS     ?= -O2 -g
+SAN        ?=
+empty      :=
+comma      := ,
+space      := $(empty) $(empty)
+B          ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+Q          := $(if $(filter 1,$(V)),,@)
+PKG_CONFIG ?= pkg-config
+PYTHON     ?= python3
+
+# Optional parts, found by themselves; `make config` prints what was found.
+CUDA_HOME  ?= /usr/local/cuda
+NVCC       ?= $(wildcard $(CUDA_HOME)/bin/nvcc)
+SYSTEMD    ?= $(shell $(PKG_CONFIG) --exists libsystemd 2>/dev/null && echo yes)
+MPICC      ?= $(shell command -v mpicc.mpich 2>/dev/null)
+
+san      := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+warn     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
+            -Wwrite-strings -Werror
+# -ffp-contract=off: a fused multiply-add happens where the source says fmaf() and nowhere else.
+c_flags   = -std=gnu11 -D_GNU_SOURCE -I. $(warn) -fPIC -ffp-contract=off -fno-math-errno $(san) \
+            $(ROOM_CFLAGS) $(CFLAGS) $(ISA_CFLAGS)
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+all:
+
+MODULES :=
+PROGS   :=
+TESTS   :=
+TESTS_LONG :=
+BENCHES :=
+include $(wildcard */module.mk)
+
+objs     = $(patsubst %,$(B)/%.o,$(basename $($(1)_SRCS)))
+lib      = $(B)/lib/lib$(1).a
+libs     = $(foreach m,$($(1)_USES),$(call lib,$m))
+ldlibs   = $(foreach m,$(1) $($(1)_USES),$($m_LIBS)) -lm -lpthread
+all_objs = $(foreach m,$(MODULES),$(call objs,$m))
+
+$(B)/%.o: %.c Makefile
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(c_flags) -MMD -MP -c -o $@ $<
+
+# Per room: an archive, and a link of that archive alone against what module.mk says it uses.
+define module_rules
+$(call objs,$(1)): ROOM_CFLAGS := $($(1)_CFLAGS)
+$(call lib,$(1)): $(call objs,$(1))
+	$(if $(Q),@echo "  AR    $$@")
+	$(Q)mkdir -p $$(@D); rm -f $$@; $(AR) rcs $$@ $$^
+$(B)/layer/$(1).so: $(call lib,$(1)) $(call libs,$(1))
+	$(Q)mkdir -p $$(@D)
+	$(Q)$(CC) -shared $(san) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -o $$@ -Wl,--whole-archive $(call lib,$(1)) \
+	    -Wl,--no-whole-archive $(call libs,$(1)) $(call ldlibs,$(1))
+check-layers: $(B)/layer/$(1).so
+endef
+# A program is PROG_SRCS (its main file, in a room, in no archive) and the rooms it uses.
+define prog_rules
+$(B)/bin/$(1): $(call objs,$(1)) $(call libs,$(1))
+	$(if $(Q),@echo "  LD    $$@")
+	$(Q)mkdir -p $$(@D)
+	$(Q)$(CC) $(c_flags) -o $$@ $$^ $(call ldlibs,$(1))
+all: $(B)/bin/$(1)
+endef
+define test_rules
+$(B)/tests/$(1): $(B)/tests/$(1).o $(patsubst %,$(B)/%.o,$(basename $($(1)_SRCS))) $(call libs,$(1))
+	$(if $(Q),@echo "  LD    $$@")
+	$(Q)$(CC) $(c_flags) -o $$@ $$^ $(foreach w,$($(1)_WRAP),-Wl,--wrap=$w) \
+	    $(if $($(1)_NOCHECK),,-lcheck -lsubunit -lrt) $(call ldlibs,$(1))
+tests: $(B)/tests/$(1)
+endef
+define bench_rules
+$(B)/bench/$(1): $(B)/bench/$(1).o $(call libs,$(1))
+	$(if $(Q),@echo "  LD    $$@")
+	$(Q)$(CC) $(c_flags) -o $$@ $$^ $(call ldlibs,$(1))
+benches: $(B)/bench/$(1)
+endef
+$(foreach m,$(MODULES),$(eval $(call module_rules,$m)))
+$(foreach p,$(PROGS),$(eval $(call prog_rules,$p)))
+$(foreach t,$(TESTS) $(TESTS_LONG) $(TEST_TOOLS),$(eval $(call test_rules,$t)))
+$(foreach b,$(BENCHES),$(eval $(call bench_rules,$b)))
+
+all: config
+config: $(PROGS:%=$(B)/bin/%)
+	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)"
+
+deps:
+	@etc/deps.sh
+
+# Everything below `deps` runs in a second make, since variables like SYSTEMD are found at parsing.
+quickstart: deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)examples/quickstart.sh $(B)
+
+check: deps
+	$(Q)$(MAKE) --no-print-directory check-run
+check-run: all tests lint
+	$(Q)B=$(B) tests/run.sh $(TESTS:%=$(B)/tests/%) $(TEST_SCRIPTS)
+check-long: deps
+	$(Q)$(MAKE) --no-print-directory check-long-run
+check-long-run: all tests
+	$(Q)B=$(B) TEST_TIMEOUT=$${TEST_TIMEOUT:-1800} tests/run.sh $(TESTS_LONG:%=$(B)/tests/%) $(TEST_SCRIPTS_LONG)
+
+lint: check-layers check-headers check-isa check-owners check-includes check-man check-shell
+check-headers: $(patsubst %.h,$(B)/hdr/%.ok,$(wildcard */*.h))
+$(B)/hdr/%.ok: %.h
+	$(Q)mkdir -p $(@D); $(CC) $(c_flags) $(if $(findstring _avx512.h,$<),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma) \
+	    $(if $(findstring _avx2.h,$<),-mavx2 -mfma) -fsyntax-only -x c $< && touch $@
+check-isa: $(all_objs)
+	$(Q)tests/lint/isa.sh $^
+check-includes:
+	$(Q)tests/lint/includes.sh
+check-owners: $(all_objs)
+	$(Q)tests/lint/owners.sh $(B) $(MODULES)
+check-man:
+	$(Q)tests/lint/man.sh
+check-shell:
+	$(Q)tests/lint/shell.sh
+
+bench: deps
+	$(Q)$(MAKE) --no-print-directory bench-run
+bench-run: all benches
+	$(Q)B=$(B) bench/run.sh
+
+$(B)/%.service: etc/%.service.in
+	$(Q)mkdir -p $(@D); sed -e 's|@sbindir@|$(sbindir)|g' -e 's|@sysconfdir@|$(sysconfdir)|g' $< > $@
+include etc/install.mk
+
+format:
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+clean:
+	rm -rf $(B)
+.PHONY: all config deps quickstart check check-run check-long check-long-run tests benches lint check-layers \
+	check-headers check-isa check-owners check-includes check-man check-shell bench bench-run format clean
+.SECONDARY:
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,3 @@
+MODULES      += common
+common_SRCS  := $(sort $(wildcard common/*.c))
+common_LIBS  := -lyaml -lhwloc

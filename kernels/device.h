@@ -1,0 +1,129 @@
+/*
+ * A device: memory with a budget, streams that run work in order and asynchronously, events that
+ * order streams among each other and against the host. Backends: cpu (a thread per stream) and
+ * cuda. The semantics are CUDA's, so the engine above has one code path.
+ *
+ * Errors. Enqueueing never fails visibly: the first failure of any piece of work sticks to the
+ * device, everything enqueued after it is skipped, and every sync and query returns it with its
+ * text. So the caller checks where it waits, which is where it could know at the earliest.
+ *
+ * Threads. One thread enqueues on a given stream at a time; different streams may be fed by
+ * different threads. Sync and query may be called from any thread.
+ */
+#ifndef KERNELS_DEVICE_H
+#define KERNELS_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+struct device;
+struct device_stream;
+struct device_event;
+
+enum device_type { DEVICE_CPU, DEVICE_CUDA, DEVICE_TYPE_COUNT };
+
+struct device_config {
+	enum device_type type;
+	unsigned index;	       /* cuda: ordinal */
+	uint64_t memory_bytes; /* the budget: taken whole at open, nothing is allocated later */
+	unsigned threads;      /* cpu: threads that share the work of one operation, >= 1 */
+};
+
+/* Alignment of every allocation: a cache line pair, and what O_DIRECT and vector loads like. */
+#define DEVICE_ALIGN 4096u
+
+/* ERR_CONFIG when the type is not built in or not there; -ENOMEM when memory is not to be had. */
+int device_open(const struct device_config *config, struct device **ret, struct err *err);
+
+/* Waits for all streams, then frees streams, events and memory. NULL is fine. Returns NULL. */
+struct device *device_free(struct device *device);
+
+enum device_type device_type_of(const struct device *device);
+
+/*
+ * Takes `bytes` from the budget, zeroed, aligned to DEVICE_ALIGN; freed with the device. On failure
+ * returns NULL and err names `what`, the request, what is used and the budget.
+ */
+void *device_alloc(struct device *device, uint64_t bytes, const char *what, struct err *err);
+
+uint64_t device_used_bytes(const struct device *device);
+
+/* Makes host memory known to the device so that copies are asynchronous; no-op on cpu. */
+int device_host_register(struct device *device, void *base, size_t bytes, struct err *err);
+
+/* `name` is kept (static storage): it names the thread and the lane of a trace. */
+int device_stream_open(struct device *device, const char *name, struct device_stream **ret,
+		       struct err *err);
+
+/* Waits until everything enqueued so far has run. Returns 0 or the device's sticky error. */
+int device_stream_sync(struct device_stream *stream, struct err *err);
+
+struct device *device_stream_device(struct device_stream *stream);
+
+int device_event_open(struct device *device, struct device_event **ret, struct err *err);
+
+/* The event completes when the work enqueued on the stream so far has run. May be recorded anew. */
+void device_event_record(struct device_event *event, struct device_stream *stream);
+
+/* Later work on the stream waits for the event's latest record before this call; none: no wait. */
+void device_stream_wait(struct device_stream *stream, struct device_event *event);
+
+/* Blocks the host until the event's latest record completed. 0 or the sticky error. */
+int device_event_sync(struct device_event *event, struct err *err);
+
+/* 1 when complete (or never recorded), 0 when not yet, or the sticky error. */
+int device_event_query(struct device_event *event, struct err *err);
+
+enum device_copy { DEVICE_COPY_IN, DEVICE_COPY_OUT, DEVICE_COPY_WITHIN };
+
+/* Both buffers stay untouched by others until the copy ran. */
+void device_copy(struct device_stream *stream, void *dst, const void *src, size_t bytes,
+		 enum device_copy direction);
+
+void device_zero(struct device_stream *stream, void *dst, size_t bytes);
+
+/*
+ * Runs fn(arg) on a host thread in stream order. It must not enqueue on or wait for the device. A
+ * negative return with err filled becomes the device's sticky error.
+ */
+typedef int device_host_fn(void *arg, struct err *err);
+void device_host(struct device_stream *stream, device_host_fn *fn, void *arg);
+
+/* Seconds this stream spent running work (not waiting) since it was opened. */
+double device_stream_busy(struct device_stream *stream);
+
+/*
+ * Operations are enqueued by the typed functions of linear.h, norm.h, attention.h, activation.h,
+ * embedding.h, loss.h, vector.h and adam.h, all of which come down to this: the arguments are
+ * copied, the backend's table maps `op` to code. Not called from outside kernels/.
+ */
+enum device_op {
+	OP_LINEAR_FORWARD,
+	OP_LINEAR_BACKWARD_INPUT,
+	OP_LINEAR_BACKWARD_WEIGHT,
+	OP_LAYERNORM_FORWARD,
+	OP_LAYERNORM_BACKWARD,
+	OP_ATTENTION_FORWARD,
+	OP_ATTENTION_BACKWARD,
+	OP_GELU_FORWARD,
+	OP_GELU_BACKWARD,
+	OP_EMBEDDING_FORWARD,
+	OP_EMBEDDING_BACKWARD,
+	OP_CROSS_ENTROPY,
+	OP_VECTOR_ADD,
+	OP_VECTOR_CONVERT,
+	OP_VECTOR_ACCUMULATE,
+	OP_VECTOR_SUMSQ,
+	OP_ADAM,
+	DEVICE_OP_COUNT,
+};
+
+#define DEVICE_ARGS_BYTES_MAX 192u
+
+void device_launch(struct device_stream *stream, enum device_op op, const void *args,
+		   size_t args_bytes);
+
+#endif

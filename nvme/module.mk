@@ -1,0 +1,4 @@
+MODULES      += nvme
+nvme_SRCS    := $(sort $(wildcard nvme/*.c))
+nvme_USES    := common
+nvme_LIBS    := -luring -laio

@@ -1,0 +1,128 @@
+/*
+ * The swap store: objects cut into extents, in unnamed files preallocated when the store opens,
+ * striped over one or several directories. Unnamed (O_TMPFILE, else unlinked at once): whatever
+ * dies, the space comes back. Transfers are asynchronous, each completes on its own, every result
+ * is looked at, short transfers are resumed, and every extent carries a CRC-32C that each read
+ * verifies. A table maps extents to places, so that a version can be written beside another.
+ *
+ * One thread at a time uses a store. Errors of transfers name directory, offset and cause.
+ */
+#ifndef NVME_NVME_H
+#define NVME_NVME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+struct nvme_store;
+
+enum nvme_engine { NVME_AUTO, NVME_URING, NVME_LIBAIO, NVME_ENGINE_COUNT };
+
+/* Buffers, and extent sizes but for an object's last, are multiples of this: covers 512 and 4Kn. */
+#define NVME_ALIGN	     4096u
+#define NVME_PATHS_MAX	     16u
+#define NVME_QUEUE_DEPTH_MAX 4096u
+
+/*
+ * An object of `bytes`, in extents of `extent_bytes` (a multiple of NVME_ALIGN), the last one
+ * possibly shorter; on disk and in buffers it is padded to NVME_ALIGN.
+ */
+struct nvme_object {
+	uint64_t bytes;
+	uint32_t extent_bytes;
+};
+
+struct nvme_config {
+	const char *const *paths; /* directories; borrowed for the call */
+	size_t path_count;
+	enum nvme_engine engine;
+	unsigned queue_depth; /* transfers in flight per directory, 1..NVME_QUEUE_DEPTH_MAX */
+	const struct nvme_object *objects; /* ids are indices; borrowed for the call */
+	size_t object_count;
+};
+
+/* What was chosen; filled by nvme_store_open, texts live as long as the store. */
+struct nvme_info {
+	enum nvme_engine engine;
+	const char *engine_reason; /* for auto: why; "" otherwise */
+	const char *direct_warning; /* a path without O_DIRECT is named here; NULL when all have it */
+	uint32_t align_bytes;	   /* the strictest of the paths */
+	uint64_t file_bytes;	   /* preallocated over all paths */
+};
+
+/*
+ * Makes and preallocates the files. ERR_CANTCREAT names the path, the bytes wanted and the bytes
+ * free when the space is not there; ERR_CONFIG for a path that is no writable directory or an
+ * engine by name that cannot be had. `auto` takes io_uring, else libaio.
+ */
+int nvme_store_open(const struct nvme_config *config, struct nvme_store **ret,
+		    struct nvme_info *ret_info, struct err *err);
+
+/* Waits for what is in flight, then frees all. NULL is fine. Returns NULL. */
+struct nvme_store *nvme_store_free(struct nvme_store *store);
+
+/* Bytes the config would take on disk, without opening anything. */
+uint64_t nvme_store_bytes(const struct nvme_object *objects, size_t object_count);
+
+/*
+ * Registers memory that buffers of later transfers come from (at most 8 regions). A region the
+ * kernel refuses is used unregistered; the reason is in err and the return is 1. 0: registered.
+ */
+int nvme_store_register(struct nvme_store *store, void *base, size_t bytes, struct err *err);
+
+struct nvme_io;
+/* rc: 0, or negative with the store's error text (nvme_store_error). May submit again. */
+typedef void nvme_done_fn(struct nvme_io *io, int rc);
+
+/* One extent in or out. Caller's storage, off limits, with buf, until `done` is called. */
+struct nvme_io {
+	uint32_t object, extent;
+	bool write;
+	void *buf; /* NVME_ALIGN-aligned, room for the extent padded to NVME_ALIGN */
+	nvme_done_fn *done;
+	void *context; /* the caller's */
+
+	/* the store's */
+	struct nvme_io *next;
+	uint64_t offset;
+	uint32_t len, moved, crc;
+	uint16_t path;
+	uint16_t attempts;
+};
+
+/* Extents of an object, and the bytes of one of them without padding. */
+uint32_t nvme_extent_count(const struct nvme_store *store, uint32_t object);
+uint32_t nvme_extent_bytes(const struct nvme_store *store, uint32_t object, uint32_t extent);
+
+/*
+ * Queues a transfer; it starts at once when its directory's queue has room, else in order as others
+ * complete. Reading an extent that was never written is an error through `done`. A read queued
+ * behind a write of the same extent must be submitted after that write's `done`.
+ */
+void nvme_submit(struct nvme_store *store, struct nvme_io *io);
+
+/* Starts what waits and calls `done` for what completed, without blocking. Returns how many. */
+int nvme_poll(struct nvme_store *store);
+
+/* Blocks until at least one transfer completes, or none is in flight. Returns as nvme_poll. */
+int nvme_wait(struct nvme_store *store);
+
+/* Becomes readable when something completes; nvme_poll empties it. The store's. */
+int nvme_event_fd(const struct nvme_store *store);
+
+/* The text of the first failed transfer, "" when none. */
+const char *nvme_store_error(const struct nvme_store *store);
+
+struct nvme_stats {
+	uint64_t read_bytes, written_bytes;
+	uint64_t reads, writes, resumed; /* resumed: short transfers continued */
+	uint32_t in_flight, in_flight_peak;
+};
+
+void nvme_store_stats(const struct nvme_store *store, struct nvme_stats *ret);
+
+const char *nvme_engine_name(enum nvme_engine engine);
+
+#endif
