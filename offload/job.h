@@ -1,0 +1,61 @@
+/*
+ * What the launcher tells each worker, and what a worker reports back. Both are the launcher's and
+ * the worker's only interface: no files, no environment but RANK, LOCAL_RANK, WORLD_SIZE and
+ * LOCAL_WORLD_SIZE.
+ */
+#ifndef OFFLOAD_JOB_H
+#define OFFLOAD_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/conf.h"
+#include "common/err.h"
+
+/* A worker's file descriptors beside 0 (/dev/null), 1 and 2 (pipes to the agent). */
+enum job_fd {
+	JOB_FD_JOB = 3,	   /* memfd: the text of struct job */
+	JOB_FD_COMM = 4,   /* memfd of comm_shm_bytes(world); absent when world is 1: still passed */
+	JOB_FD_REPORT = 5, /* pipe: reports, see below */
+};
+
+struct job {
+	const char *id;		 /* printable, unique on this host */
+	const char *config_name; /* as messages call it */
+	const char *config_text;
+	uint64_t world;
+	const char *socket;	 /* the daemon's; NULL when the plan needs none */
+	bool resume;		 /* go on from the newest checkpoint */
+	const char *export_path; /* weights as safetensors when done; NULL: none */
+	uint64_t generate;	 /* tokens to sample when done */
+	const char *prompt;	 /* what the sample begins with; NULL: a newline */
+};
+
+/* The job as JSON text, which the caller frees; NULL when memory ran out. */
+char *job_format(const struct job *job);
+
+/* Back again; strings live as long as *ret_doc. */
+int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **ret_doc,
+	      struct err *err);
+
+/* A report is this header and `bytes` of UTF-8 text without NUL, written at once. */
+struct report_head {
+	uint32_t type;
+	uint32_t bytes;
+};
+
+#define REPORT_BYTES_MAX 65536u
+
+enum report_type {
+	REPORT_NOTE = 1, /* a line everybody should see: evaluation, checkpoint written, sample */
+	REPORT_STEP,	 /* a line for logs: every log.every steps */
+	REPORT_LIVE,	 /* the state of things for a terminal's live line: every step */
+	REPORT_SUMMARY,	 /* one JSON object: what goes into --summary; rank 0, once */
+	REPORT_FAILURE,	 /* why this rank is about to exit: one line */
+};
+
+/* Writes one report to fd, whole. */
+int report_write(int fd, enum report_type type, const char *text, struct err *err);
+
+#endif

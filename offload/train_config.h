@@ -1,0 +1,91 @@
+/*
+ * train.yaml as a struct: every key of train.yaml(5), checked one by one and against each other.
+ * Anyone who needs the job's settings (launcher, planner, worker) reads them from here.
+ */
+#ifndef OFFLOAD_TRAIN_CONFIG_H
+#define OFFLOAD_TRAIN_CONFIG_H
+
+#include <stdint.h>
+
+#include "common/conf.h"
+#include "common/err.h"
+
+enum placement { PLACE_NONE, PLACE_CPU, PLACE_NVME, PLACE_COUNT };
+enum train_arch { ARCH_GPT2 };
+enum train_precision { PRECISION_FP32, PRECISION_BF16 };
+enum train_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+enum train_optimizer { OPTIMIZER_ADAMW };
+
+struct train_config {
+	struct {
+		int arch; /* enum train_arch */
+		uint64_t layers, hidden, heads, vocab, context;
+	} model;
+	struct {
+		struct conf_strings train, validation;
+		uint64_t sequence;
+	} data;
+	struct {
+		uint64_t global, micro; /* sequences: of a step over all ranks; of one pass of one rank */
+	} batch;
+	struct {
+		int type; /* enum train_optimizer */
+		double lr, eps, weight_decay, clip; /* clip 0: none */
+		struct conf_doubles betas;
+	} optimizer;
+	struct {
+		int type; /* enum train_schedule */
+		uint64_t warmup, steps;
+		double min_lr;
+	} schedule;
+	int precision; /* enum train_precision */
+	struct {
+		uint64_t stage;
+		int offload_param, offload_optimizer, offload_activations; /* enum placement */
+		uint64_t prefetch; /* units fetched ahead, at most */
+	} zero;
+	struct {
+		struct conf_strings paths;
+		int engine; /* as enum nvme_engine: auto, io_uring, libaio */
+		uint64_t extent, queue_depth;
+	} nvme;
+	struct {
+		uint64_t memory;  /* of the daemon, for all ranks of a host */
+		uint64_t threads; /* of the CPU optimizer, per host */
+	} host;
+	struct {
+		int type;	 /* as enum device_type */
+		uint64_t count;	 /* per host */
+		uint64_t memory; /* of each device */
+	} device;
+	struct {
+		const char *dir; /* NULL: none are written */
+		uint64_t every, keep;
+	} checkpoint;
+	struct {
+		uint64_t every, batches; /* every 0: at the end only, where there is validation data */
+	} evaluate;
+	struct {
+		uint64_t every;
+		const char *file; /* NULL: none */
+	} log;
+	uint64_t seed;
+};
+
+/*
+ * Reads and checks. `name` stands in messages. Everything in *ret lives as long as *ret_doc.
+ * ERR_CONFIG with file:line:column, the value and what was expected.
+ */
+int train_config_parse(const char *name, const char *text, size_t len, struct train_config *ret,
+		       struct conf_doc **ret_doc, struct err *err);
+
+/* Micro-batches of one rank in a step: global / (micro * world). Checked here: it divides. */
+int train_config_accumulation(const struct train_config *config, const struct conf_doc *doc,
+			      unsigned world, uint64_t *ret, struct err *err);
+
+/* The rate at `step` (from 1): linear warm-up to lr, then the schedule down to min_lr at `steps`. */
+double train_config_lr(const struct train_config *config, uint64_t step);
+
+const char *placement_name(int placement);
+
+#endif
