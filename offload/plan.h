@@ -28,14 +28,19 @@ struct plan_unit {
 	uint64_t param_elems; /* of this rank's parameters between uses */
 	bool grad_spilled;    /* the daemon keeps its gradient on NVMe */
 	bool grad_shared;     /* its gradient gathers contributions of several phases */
+	/* In the arena, from the start of its data part, both a multiple of PROTOCOL_ALIGN_BYTES: */
+	uint64_t param_home_offset; /* opt_elems, when plan->param_home is PROTOCOL_HOME_MEMORY */
+	uint64_t param_blob_offset; /* param_elems, when plan->param_blobs and PLACE_CPU */
 };
 
-/* Device memory of one rank, bytes. */
+/* Device memory of one rank, bytes. Every allocation is rounded up to DEVICE_ALIGN; so are all
+ * *_bytes of one buffer here, and each unit's share of the resident sums. */
 struct plan_device {
 	uint64_t gather_slots, gather_slot_bytes; /* whole units on their way and in use */
 	uint64_t param_bytes;			  /* resident parameters */
 	uint64_t state_bytes;			  /* resident optimizer state */
-	uint64_t grad_bytes;			  /* resident gradients */
+	uint64_t grad_bytes;			  /* resident gradients, of plan->grad_kept_type */
+	uint64_t norm_bytes;			  /* their vector_blocks(opt_elems) doubles */
 	uint64_t grad_buffers, grad_buffer_bytes; /* fp32 gradient of the unit in work */
 	uint64_t grad_shared_bytes;		  /* those of units with grad_shared */
 	uint64_t part_buffers, part_bytes;	  /* reduced partitions on their way out, fp32 */
@@ -44,28 +49,41 @@ struct plan_device {
 	uint64_t workspace_bytes;
 	uint64_t small_bytes; /* token ids, losses, norms */
 	uint64_t total_bytes, budget_bytes;
+	uint64_t least_bytes; /* total with every count at its minimum */
 };
 
-/* Host memory of one rank's session with the daemon, bytes. Offsets are from the arena's start. */
+/*
+ * Host memory of one rank's session with the daemon, bytes. Offsets are from the start of the
+ * arena's data part (client_data_offset), multiples of PROTOCOL_ALIGN_BYTES, and regions follow each
+ * other in this order; slot i of a region is at its offset + i * its slot bytes.
+ */
 struct plan_host {
 	uint64_t ring_slots;
-	uint64_t param_offset, param_bytes; /* parameters placed on the CPU */
-	uint64_t act_offset, act_region_bytes;	/* activations placed on the CPU */
+	/* Homes of the daemon's units in memory, in unit order, then the worker's whole or
+	 * partial copies (plan->param_blobs with PLACE_CPU), in unit order. */
+	uint64_t param_offset, param_bytes;
+	uint64_t act_offset, act_region_bytes; /* activations on the CPU: act_count * act_slot_bytes */
 	uint64_t fetch_offset, fetch_slots, fetch_slot_bytes;
 	uint64_t grad_offset, grad_slots, grad_slot_bytes;
 	uint64_t act_slot_offset, act_slots, act_slot_bytes;
 	uint64_t transfer_offset, transfer_slots, transfer_slot_bytes; /* export and import */
-	uint64_t arena_bytes;
+	uint64_t data_bytes;  /* all of the above: protocol_open.data_bytes */
+	uint64_t arena_bytes; /* and header and rings before it */
 	uint64_t state_bytes; /* the daemon's own: optimizer state placed on the CPU */
 	uint64_t grad_bytes;  /* gradients waiting for the norm, or accumulating */
 	uint64_t chunk_buffers, chunk_buffer_bytes;
-	uint64_t total_bytes; /* arena and the daemon's own */
+	uint64_t total_bytes;  /* arena and the daemon's own */
+	uint64_t budget_bytes; /* this rank's share of host.memory */
+	uint64_t least_bytes;  /* total with every count at its minimum and all that may spill spilled */
 };
 
-/* NVMe of one rank, bytes. */
+/*
+ * NVMe of one rank, bytes. Traffic is that of one training step, evaluation and checkpoints apart:
+ * a unit is fetched for each use that does not find it in a gather slot.
+ */
 struct plan_swap {
 	uint64_t param_bytes, state_bytes, grad_bytes, act_bytes, total_bytes;
-	uint64_t step_read_bytes, step_write_bytes; /* traffic of one step */
+	uint64_t step_read_bytes, step_write_bytes;
 };
 
 struct plan {
@@ -75,10 +93,31 @@ struct plan {
 	enum dtype grad_type;  /* in which a reduced gradient leaves: bf16 only in bf16 precision
 				* without accumulation, else fp32 */
 	uint64_t accumulation;
+	/* The daemon keeps gradients, for the norm or for the next micro-batch; false when each STEP
+	 * brings its gradient, and when the optimizer is not offloaded. */
+	bool grad_kept;
+	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32 when
+				    * accumulating, else grad_type */
 	uint64_t tokens;      /* of a micro-batch */
 	uint64_t chunk_elems; /* of the optimizer pipeline */
 	int place_param, place_optimizer, place_activations;
 	bool needs_daemon, needs_swap;
+	/*
+	 * enum protocol_home of the daemon's units, NONE when the optimizer is not offloaded and the
+	 * daemon has no units. The parameter's home is where place_param says at stage 3, when it says
+	 * anything; else it lies with the optimizer state, and what the worker reads is apart.
+	 */
+	int param_home, state_home;
+	/* Parameters between uses (param_elems of each unit) are not on the device, and are no unit's
+	 * home: the worker puts them into the arena or into blobs itself, as place_param says. */
+	bool param_blobs;
+	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit when
+	 * param_blobs with PLACE_NVME, from act_blob_first one for each activation on NVMe. */
+	uint64_t *blobs; /* bytes of each, multiples of PROTOCOL_ALIGN_BYTES */
+	size_t blob_count, act_blob_first;
+	size_t act_count;
+	uint64_t prefetch; /* units that are fetched ahead: at most zero.prefetch, less where the
+			    * budgets have no room */
 	struct plan_unit *units;
 	size_t unit_count;
 	uint64_t params;
@@ -96,7 +135,7 @@ struct plan {
 /*
  * Plans for `world` ranks, all on one host. ERR_CONFIG with the table's figures (need, budget, the
  * largest parts, what to change) when a tier is too small; the swap directories' free space is
- * checked where they exist on this host.
+ * checked, and a missing one is an error, when the plan needs them. -ENOMEM.
  */
 int plan_make(const struct train_config *config, const struct conf_doc *doc,
 	      const struct arch *arch, unsigned world, struct plan **ret, struct err *err);
@@ -104,6 +143,8 @@ struct plan *plan_free(struct plan *plan);
 
 /* The table of `dsrun --plan`. 0 or a negative code of the stream. */
 int plan_print(const struct plan *plan, const struct train_config *config, FILE *out);
+
+/* The same figures as members of the object that the caller has begun. */
 void plan_json(const struct plan *plan, struct json *json);
 
 /* Bytes an element of optimizer state takes: m, v and, in bf16 precision, lo. */
