@@ -25,6 +25,8 @@
 #include <assert.h>
 #include <stdint.h>
 
+#include "common/ring.h"
+
 #define PROTOCOL_MAGIC	 0x66667364u /* "dsff" */
 #define PROTOCOL_VERSION 1u
 
@@ -81,7 +83,7 @@ struct protocol_unit {
 	uint64_t elems;	      /* a multiple of PROTOCOL_ALIGN_ELEMS */
 	uint64_t decay_elems; /* the first so many are decayed */
 	uint64_t norm_first, norm_elems; /* the range whose squares this rank sums; aligned */
-	uint64_t param_offset;		 /* PROTOCOL_HOME_MEMORY only; aligned */
+	uint64_t param_offset; /* from the arena's start; PROTOCOL_HOME_MEMORY only; aligned */
 	uint8_t param_home, state_home, grad_home; /* enum protocol_home; grad_home NONE: gradients
 						    * come with STEP */
 	uint8_t pad[5];
@@ -146,6 +148,26 @@ struct protocol_arena {
 
 #define PROTOCOL_ARENA_HEADER_BYTES 4096u
 _Static_assert(sizeof(struct protocol_arena) <= PROTOCOL_ARENA_HEADER_BYTES, "arena header grew");
+
+/* Where the parts of an arena lie, for a given number of ring slots: both sides compute it. */
+static inline uint64_t protocol_submit_offset(void)
+{
+	return PROTOCOL_ARENA_HEADER_BYTES;
+}
+
+static inline uint64_t protocol_complete_offset(uint32_t ring_slots)
+{
+	uint64_t end = protocol_submit_offset() + ring_bytes(64, ring_slots);
+
+	return (end + PROTOCOL_ALIGN_BYTES - 1) / PROTOCOL_ALIGN_BYTES * PROTOCOL_ALIGN_BYTES;
+}
+
+static inline uint64_t protocol_data_offset(uint32_t ring_slots)
+{
+	uint64_t end = protocol_complete_offset(ring_slots) + ring_bytes(32, ring_slots);
+
+	return (end + PROTOCOL_ALIGN_BYTES - 1) / PROTOCOL_ALIGN_BYTES * PROTOCOL_ALIGN_BYTES;
+}
 
 /*
  * Operations. Those on one unit, or one blob, take effect in the order submitted; those on
