@@ -1,0 +1,536 @@
+/*
+ * The plan: from a config and a model's shape to every size, count and offset of the job. Called by
+ * the launcher for `--plan` and before a job starts, and by each worker again, from one thread; it
+ * reads nothing of the host but the swap directories' free space, and so all of them get the same.
+ *
+ * Counts of buffers are settled by growing: each begins with the least that the engine runs with, and
+ * while the budget has room they grow to what is wanted, in an order that puts first what hides most.
+ *
+ * 1. Everything that the engine or the daemon allocates for the model is a term of a total here.
+ * 2. total_bytes <= budget_bytes on both tiers, or there is no plan.
+ * 3. Regions of the arena do not overlap, and every offset and slot is a multiple of
+ *    PROTOCOL_ALIGN_BYTES: element counts are multiples of PROTOCOL_ALIGN_ELEMS, and the rest is
+ *    rounded up here.
+ * 4. A rank's numbers do not depend on the rank.
+ */
+#include "offload/plan.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "kernels/vector.h"
+#include "nvme/nvme.h"
+#include "offload/plan_internal.h"
+#include "offload/protocol.h"
+
+/*
+ * What processes cost before they hold anything of the model: code, libraries, stacks, heaps, page
+ * tables. Measured as resident memory of each, idle, and rounded up.
+ */
+#define BASE_WORKER_BYTES   (24u << 20)
+#define BASE_DAEMON_BYTES   (8u << 20)
+#define BASE_LAUNCHER_BYTES (6u << 20)
+
+/* Device memory for what has no size of its own: token ids, losses, norms; and a page of each rank
+ * for engine_exchange, in and out. */
+#define SMALL_BYTES    (64u << 10)
+#define EXCHANGE_BYTES 4096u
+
+#define RING_SLOTS     256 /* operations in flight: a handful for each slot and buffer below */
+#define ACT_SLOTS      3 /* one being stored, one being loaded, one being used */
+#define TRANSFER_SLOTS 2 /* one with the daemon while the worker is at the other */
+#define TRANSFER_BYTES 12 /* an element's fp32 master, m and v */
+
+_Static_assert(PROTOCOL_ALIGN_BYTES == DEVICE_ALIGN && PROTOCOL_ALIGN_BYTES == NVME_ALIGN,
+	       "one alignment serves all tiers");
+_Static_assert(PROTOCOL_ALIGN_ELEMS % VECTOR_BLOCK == 0, "a partition must be whole norm blocks");
+
+/* How many there are of a buffer: `least`, and up to `wanted` where the budget has room. */
+struct knob {
+	uint64_t *count;
+	uint64_t bytes, wanted;
+};
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t round_up(uint64_t value, uint64_t multiple)
+{
+	return (value + multiple - 1) / multiple * multiple;
+}
+
+static uint64_t align(uint64_t bytes)
+{
+	return round_up(bytes, PROTOCOL_ALIGN_BYTES);
+}
+
+/* Lets counts grow, the first knob first, and returns the total that has grown with them. */
+static uint64_t grow(const struct knob *knobs, size_t count, uint64_t total, uint64_t budget)
+{
+	for (size_t i = 0; i < count; i++) {
+		const struct knob *k = &knobs[i];
+
+		while (*k->count < k->wanted && total <= budget && k->bytes <= budget - total) {
+			++*k->count;
+			total += k->bytes;
+		}
+	}
+	return total;
+}
+
+uint64_t plan_state_elem_bytes(enum dtype param_type)
+{
+	return 4 + 4 + (param_type == DTYPE_BF16 ? 2 : 0);
+}
+
+static bool offloaded(const struct plan *p)
+{
+	return p->place_optimizer != PLACE_NONE;
+}
+
+static int home_of(int placement)
+{
+	return placement == PLACE_CPU  ? PROTOCOL_HOME_MEMORY :
+	       placement == PLACE_NVME ? PROTOCOL_HOME_SWAP :
+					 PROTOCOL_HOME_NONE;
+}
+
+/* Where everything lives, and in which types: what follows from the config alone. */
+static int placements_plan(struct plan *p, const struct train_config *c,
+			   const struct conf_doc *doc, struct err *err)
+{
+	int rc = train_config_accumulation(c, doc, p->world, &p->accumulation, err);
+	bool home_is_param;
+
+	if (rc < 0)
+		return rc;
+	p->stage = (unsigned)c->zero.stage;
+	p->tokens = c->batch.micro * c->data.sequence;
+	p->place_param = c->zero.offload_param;
+	p->place_optimizer = c->zero.offload_optimizer;
+	p->place_activations = c->zero.offload_activations;
+	p->param_type = c->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+	p->grad_type = p->accumulation > 1 ? DTYPE_F32 : p->param_type;
+	p->grad_kept_type = p->grad_type;
+	p->grad_kept = offloaded(p) && (c->optimizer.clip > 0 || p->accumulation > 1);
+	home_is_param = p->stage == 3 && p->place_param != PLACE_NONE;
+	p->state_home = home_of(p->place_optimizer);
+	p->param_home = offloaded(p) && home_is_param ? home_of(p->place_param) : p->state_home;
+	p->param_blobs = p->place_param != PLACE_NONE && !(offloaded(p) && home_is_param);
+	p->needs_daemon = offloaded(p) || p->place_param != PLACE_NONE ||
+			  p->place_activations != PLACE_NONE;
+	return 0;
+}
+
+/* Is a unit's gradient added to by more than one phase? */
+static bool grad_shared(const struct arch *arch, size_t unit)
+{
+	size_t phases = 0;
+
+	for (size_t i = 0; i < arch->train_count; i++)
+		phases += arch->train[i].grad_unit == (int)unit;
+	return phases > 1;
+}
+
+static void units_plan(struct plan *p, const struct arch *arch)
+{
+	for (size_t i = 0; i < p->unit_count; i++) {
+		struct plan_unit *u = &p->units[i];
+
+		u->elems = arch->units[i].elems;
+		u->padded = round_up(u->elems, (uint64_t)p->world * PROTOCOL_ALIGN_ELEMS);
+		u->partition = u->padded / p->world;
+		u->opt_elems = p->stage >= 1 ? u->partition : u->padded;
+		u->param_elems = p->stage == 3 ? u->partition : u->padded;
+		u->grad_shared = grad_shared(arch, i);
+	}
+}
+
+/* The largest of every kind, which sizes the buffers that all units share. */
+struct largest {
+	uint64_t padded, grad_alone, opt, param;
+};
+
+static struct largest largest_of(const struct plan *p)
+{
+	struct largest l = { 0 };
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		const struct plan_unit *u = &p->units[i];
+
+		l.padded = max_u64(l.padded, u->padded);
+		l.opt = max_u64(l.opt, u->opt_elems);
+		l.param = max_u64(l.param, u->param_elems);
+		if (!u->grad_shared)
+			l.grad_alone = max_u64(l.grad_alone, u->padded);
+	}
+	return l;
+}
+
+/* A chunk's state is at most an extent, so that one transfer moves it; and at least one aligned run. */
+static void chunk_plan(struct plan *p, const struct train_config *c)
+{
+	uint64_t elems = c->nvme.extent / plan_state_elem_bytes(p->param_type) /
+			 PROTOCOL_ALIGN_ELEMS * PROTOCOL_ALIGN_ELEMS;
+
+	elems = max_u64(elems, PROTOCOL_ALIGN_ELEMS);
+	p->chunk_elems = min_u64(elems, largest_of(p).opt);
+}
+
+/* The sums over units of what stays on the device between uses. */
+static void device_resident(struct plan *p)
+{
+	const uint64_t state = plan_state_elem_bytes(p->param_type);
+	struct plan_device *d = &p->device;
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		const struct plan_unit *u = &p->units[i];
+
+		if (p->place_param == PLACE_NONE)
+			d->param_bytes += align(u->param_elems * dtype_bytes(p->param_type));
+		if (!offloaded(p)) {
+			d->state_bytes += align(u->opt_elems * state);
+			d->grad_bytes += align(u->opt_elems * dtype_bytes(p->grad_kept_type));
+			d->norm_bytes += align(vector_blocks(u->opt_elems) * sizeof(double));
+		}
+		if (u->grad_shared)
+			d->grad_shared_bytes += align(u->padded * sizeof(float));
+	}
+}
+
+static void device_buffers(struct plan *p, const struct arch *arch)
+{
+	const struct largest l = largest_of(p);
+	struct plan_device *d = &p->device;
+
+	if (p->stage == 3 || p->place_param != PLACE_NONE)
+		d->gather_slot_bytes = align(l.padded * dtype_bytes(p->param_type));
+	d->grad_buffer_bytes = align(l.grad_alone * sizeof(float));
+	d->part_bytes = align(l.opt * sizeof(float));
+	if (p->grad_type == DTYPE_BF16)
+		d->part_cast_bytes = align(l.opt * dtype_bytes(DTYPE_BF16));
+	d->act_bytes = align(arch->act_bytes);
+	d->workspace_bytes = align(arch->workspace_bytes);
+	d->small_bytes = SMALL_BYTES + EXCHANGE_BYTES * (1 + (uint64_t)p->world);
+}
+
+static uint64_t device_total(const struct plan_device *d)
+{
+	return d->gather_slots * d->gather_slot_bytes + d->param_bytes + d->state_bytes +
+	       d->grad_bytes + d->norm_bytes + d->grad_buffers * d->grad_buffer_bytes +
+	       d->grad_shared_bytes + d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
+	       d->act_buffers * d->act_bytes + d->workspace_bytes + d->small_bytes;
+}
+
+/*
+ * What a second buffer hides, the most first: a gather slot hides the way of a whole unit from disk
+ * over the host and the ranks behind the compute of the one before; a gradient buffer hides a
+ * reduction among ranks; an activation buffer a copy; a part buffer the copy of a partition, 1/world
+ * of a unit.
+ */
+static int device_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		       const struct arch *arch, struct err *err)
+{
+	struct plan_device *d = &p->device;
+	const bool acts_stay = p->place_activations == PLACE_NONE;
+
+	d->budget_bytes = c->device.memory;
+	device_resident(p);
+	device_buffers(p, arch);
+	d->gather_slots = d->gather_slot_bytes ? 1 : 0;
+	d->grad_buffers = d->grad_buffer_bytes ? 1 : 0;
+	d->part_buffers = 1;
+	d->act_buffers = acts_stay ? arch->act_count : min_u64(2, arch->act_count);
+	d->least_bytes = d->total_bytes = device_total(d);
+	if (d->least_bytes > d->budget_bytes)
+		return plan_refuse_device(p, c, doc, err);
+
+	const struct knob knobs[] = {
+		{ &d->gather_slots, d->gather_slot_bytes, 2 * d->gather_slots },
+		{ &d->grad_buffers, d->grad_buffer_bytes, 2 * d->grad_buffers },
+		{ &d->act_buffers, d->act_bytes,
+		  acts_stay ? arch->act_count : min_u64(3, arch->act_count) },
+		{ &d->part_buffers, d->part_bytes + d->part_cast_bytes, 2 },
+	};
+
+	d->total_bytes = grow(knobs, sizeof(knobs) / sizeof(knobs[0]), d->total_bytes,
+			      d->budget_bytes);
+	assert(d->total_bytes == device_total(d));
+	return 0;
+}
+
+/* Sizes in the arena and of the daemon's own, but for what depends on counts. */
+static void host_sizes(struct plan *p)
+{
+	const struct largest l = largest_of(p);
+	const uint64_t param = dtype_bytes(p->param_type);
+	const uint64_t state = plan_state_elem_bytes(p->param_type);
+	struct plan_host *h = &p->host;
+	const bool blobs_in_swap = p->param_blobs && p->place_param == PLACE_NVME;
+
+	h->ring_slots = RING_SLOTS;
+	if (p->param_home == PROTOCOL_HOME_SWAP)
+		h->fetch_slot_bytes = align(l.opt * param);
+	if (blobs_in_swap)
+		h->fetch_slot_bytes = max_u64(h->fetch_slot_bytes, align(l.param * param));
+	if (p->place_activations != PLACE_NONE)
+		h->act_slot_bytes = p->device.act_bytes;
+	if (p->place_activations == PLACE_CPU)
+		h->act_region_bytes = p->act_count * h->act_slot_bytes;
+	if (p->place_activations == PLACE_NVME)
+		h->act_slots = ACT_SLOTS;
+	if (!offloaded(p))
+		return;
+	h->grad_slot_bytes = align(l.opt * dtype_bytes(p->grad_type));
+	h->transfer_slots = TRANSFER_SLOTS;
+	h->transfer_slot_bytes = align(p->chunk_elems * TRANSFER_BYTES);
+	h->chunk_buffer_bytes = align(p->chunk_elems * state);
+	if (p->param_home == PROTOCOL_HOME_SWAP)
+		h->chunk_buffer_bytes += align(p->chunk_elems * param);
+	if (p->grad_kept)
+		h->chunk_buffer_bytes += align(p->chunk_elems * dtype_bytes(p->grad_kept_type));
+}
+
+/* Where parameters lie in the arena, and the sum of the daemon's state in memory. */
+static void host_params(struct plan *p)
+{
+	const uint64_t param = dtype_bytes(p->param_type);
+	const uint64_t state = plan_state_elem_bytes(p->param_type);
+	struct plan_host *h = &p->host;
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		struct plan_unit *u = &p->units[i];
+
+		if (p->state_home == PROTOCOL_HOME_MEMORY)
+			h->state_bytes += align(u->opt_elems * state);
+		if (p->param_home != PROTOCOL_HOME_MEMORY)
+			continue;
+		u->param_home_offset = h->param_bytes;
+		h->param_bytes += align(u->opt_elems * param);
+	}
+	for (size_t i = 0; i < p->unit_count; i++) {
+		if (!p->param_blobs || p->place_param != PLACE_CPU)
+			continue;
+		p->units[i].param_blob_offset = h->param_bytes;
+		h->param_bytes += align(p->units[i].param_elems * param);
+	}
+}
+
+/* Regions of the arena, one behind the other; returns where they end. */
+static uint64_t arena_layout(struct plan_host *h)
+{
+	h->param_offset = 0;
+	h->act_offset = h->param_offset + h->param_bytes;
+	h->fetch_offset = h->act_offset + h->act_region_bytes;
+	h->grad_offset = h->fetch_offset + h->fetch_slots * h->fetch_slot_bytes;
+	h->act_slot_offset = h->grad_offset + h->grad_slots * h->grad_slot_bytes;
+	h->transfer_offset = h->act_slot_offset + h->act_slots * h->act_slot_bytes;
+	return h->transfer_offset + h->transfer_slots * h->transfer_slot_bytes;
+}
+
+static uint64_t host_total(struct plan_host *h)
+{
+	h->data_bytes = arena_layout(h);
+	h->arena_bytes = protocol_data_offset((uint32_t)h->ring_slots) + h->data_bytes;
+	return h->arena_bytes + h->state_bytes + h->grad_bytes +
+	       h->chunk_buffers * h->chunk_buffer_bytes;
+}
+
+static uint64_t grad_unit_bytes(const struct plan *p, const struct plan_unit *u)
+{
+	return align(u->opt_elems * dtype_bytes(p->grad_kept_type));
+}
+
+/* Keeps what gradients fit into `room`, in unit order, and spills the others; returns the bytes. */
+static uint64_t gradients_keep(struct plan *p, uint64_t room)
+{
+	uint64_t kept = 0;
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		struct plan_unit *u = &p->units[i];
+		uint64_t bytes = grad_unit_bytes(p, u);
+
+		u->grad_spilled = bytes > room - kept;
+		if (!u->grad_spilled)
+			kept += bytes;
+	}
+	return kept;
+}
+
+static uint64_t gradients_all(const struct plan *p)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; p->grad_kept && i < p->unit_count; i++)
+		bytes += grad_unit_bytes(p, &p->units[i]);
+	return bytes;
+}
+
+/*
+ * The least the host must lend, and whether gradients may spill. Where nothing else of the units is
+ * on disk, spilling is the last resort: it brings the disk, and a pipeline's buffers, into a step
+ * that has neither. It is taken only if the gradients do not fit even beside the least of the rest.
+ */
+static bool host_least(struct plan *p, const struct train_config *c)
+{
+	const bool swap = p->param_home == PROTOCOL_HOME_SWAP ||
+			  p->state_home == PROTOCOL_HOME_SWAP;
+	const uint64_t gradients = gradients_all(p);
+	struct plan_host *h = &p->host;
+
+	h->fetch_slots = h->fetch_slot_bytes ? 1 : 0;
+	h->grad_slots = h->grad_slot_bytes ? 1 : 0;
+	h->chunk_buffers = offloaded(p) && swap ? 3 : 0;
+	h->grad_bytes = swap ? 0 : gradients;
+	h->least_bytes = host_total(h);
+	if (swap || !gradients || h->least_bytes <= h->budget_bytes || !c->nvme.paths.count)
+		return swap && gradients;
+	h->grad_bytes = 0;
+	h->chunk_buffers = 3;
+	h->least_bytes = host_total(h);
+	return true;
+}
+
+/*
+ * First what makes a pipeline at all: a fetch while another is on its way to the device, a gradient
+ * leaving while the next comes in, four chunks so that a read, a step and a write go on while one
+ * changes hands. Then gradients, in unit order: one in memory saves writing and reading it in every
+ * step, and units are stepped in that order, with the next forward waiting for the first of them.
+ * Last further fetch slots: bytes that do not move beat bytes that move early.
+ */
+static int host_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		     struct err *err)
+{
+	struct plan_host *h = &p->host;
+	bool spills;
+
+	p->host_budget_bytes = c->host.memory;
+	h->budget_bytes = c->host.memory / p->ranks_per_host;
+	if (!p->needs_daemon)
+		return 0;
+	host_sizes(p);
+	host_params(p);
+	spills = host_least(p, c);
+	if (h->least_bytes > h->budget_bytes)
+		return plan_refuse_host(p, c, doc, err);
+
+	const uint64_t deep = h->fetch_slots ? c->zero.prefetch + 1 : 0;
+	const struct knob pipeline[] = {
+		{ &h->fetch_slots, h->fetch_slot_bytes, min_u64(2, deep) },
+		{ &h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots },
+		{ &h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0 },
+	};
+	const struct knob further = { &h->fetch_slots, h->fetch_slot_bytes, deep };
+	uint64_t total = grow(pipeline, sizeof(pipeline) / sizeof(pipeline[0]), h->least_bytes,
+			      h->budget_bytes);
+
+	if (spills) {
+		h->grad_bytes = gradients_keep(p, h->budget_bytes - total);
+		total += h->grad_bytes;
+	}
+	total = grow(&further, 1, total, h->budget_bytes);
+	h->total_bytes = host_total(h);
+	assert(h->total_bytes == total);
+	return 0;
+}
+
+static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *err)
+{
+	const bool params = p->param_blobs && p->place_param == PLACE_NVME;
+	const bool acts = p->place_activations == PLACE_NVME;
+	size_t n = 0;
+
+	p->act_blob_first = params ? p->unit_count : 0;
+	p->blob_count = p->act_blob_first + (acts ? p->act_count : 0);
+	if (p->unit_count > PROTOCOL_UNITS_MAX || p->blob_count > PROTOCOL_BLOBS_MAX)
+		return conf_error(doc, "model.layers", err,
+				  "%zu units and %zu pieces on disk, expected at most %u and %u",
+				  p->unit_count, p->blob_count, PROTOCOL_UNITS_MAX,
+				  PROTOCOL_BLOBS_MAX);
+	p->blobs = calloc(p->blob_count + 1, sizeof(*p->blobs));
+	if (!p->blobs)
+		return err_sys(err, -ENOMEM, "planning");
+	for (; n < p->act_blob_first; n++)
+		p->blobs[n] = align(p->units[n].param_elems * dtype_bytes(p->param_type));
+	for (; n < p->blob_count; n++)
+		p->blobs[n] = p->device.act_bytes;
+	return 0;
+}
+
+/* What the plan is for, when every part is in: all processes of a host. */
+static void totals_plan(struct plan *p)
+{
+	p->comm_bytes = comm_shm_bytes(p->world);
+	p->base_worker_bytes = BASE_WORKER_BYTES;
+	p->base_daemon_bytes = p->needs_daemon ? BASE_DAEMON_BYTES : 0;
+	p->base_launcher_bytes = BASE_LAUNCHER_BYTES;
+	p->host_peak_bytes = p->ranks_per_host * (p->device.total_bytes + p->host.total_bytes +
+						  p->base_worker_bytes) +
+			     p->base_daemon_bytes + p->base_launcher_bytes + p->comm_bytes;
+}
+
+static int plan_fill(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		     const struct arch *arch, struct err *err)
+{
+	int rc;
+
+	p->unit_count = arch->unit_count;
+	p->act_count = arch->act_count;
+	p->params = arch->params;
+	p->units = calloc(p->unit_count, sizeof(*p->units));
+	if (!p->units)
+		return err_sys(err, -ENOMEM, "planning");
+	rc = placements_plan(p, c, doc, err);
+	if (rc < 0)
+		return rc;
+	units_plan(p, arch);
+	chunk_plan(p, c);
+	if ((rc = device_plan(p, c, doc, arch, err)) < 0 || (rc = host_plan(p, c, doc, err)) < 0 ||
+	    (rc = blobs_plan(p, doc, err)) < 0)
+		return rc;
+	p->prefetch = p->host.fetch_slots ? p->host.fetch_slots - 1 : c->zero.prefetch;
+	rc = plan_swap_fill(p, c, arch, err);
+	if (rc < 0)
+		return rc;
+	p->needs_swap = p->swap.total_bytes > 0;
+	totals_plan(p);
+	return plan_swap_check(p, c, doc, err);
+}
+
+int plan_make(const struct train_config *config, const struct conf_doc *doc,
+	      const struct arch *arch, unsigned world, struct plan **ret, struct err *err)
+{
+	struct plan *p = calloc(1, sizeof(*p));
+	int rc;
+
+	if (!p)
+		return err_sys(err, -ENOMEM, "planning");
+	p->world = p->ranks_per_host = world;
+	rc = plan_fill(p, config, doc, arch, err);
+	if (rc < 0) {
+		plan_free(p);
+		return rc;
+	}
+	*ret = p;
+	return 0;
+}
+
+struct plan *plan_free(struct plan *p)
+{
+	if (!p)
+		return NULL;
+	free(p->units);
+	free(p->blobs);
+	free(p);
+	return NULL;
+}
