@@ -29,10 +29,14 @@ struct job {
 	bool resume;		 /* go on from the newest checkpoint */
 	const char *export_path; /* weights as safetensors when done; NULL: none */
 	uint64_t generate;	 /* tokens to sample when done */
-	const char *prompt;	 /* what the sample begins with; NULL: a newline */
+	const char *prompt;	 /* what the sample begins with; NULL or "": a newline */
 };
 
-/* The job as JSON text, which the caller frees; NULL when memory ran out. */
+/*
+ * The job as JSON text, which the caller frees; NULL when memory ran out. Strings are UTF-8: who
+ * takes one from a command line checks it, since job_parse refuses what is not. An empty string is
+ * as good as none.
+ */
 char *job_format(const struct job *job);
 
 /* Back again; strings live as long as *ret_doc. */
@@ -55,7 +59,7 @@ enum report_type {
 	REPORT_FAILURE,	 /* why this rank is about to exit: one line */
 };
 
-/* Writes one report to fd, whole. */
+/* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks while the pipe is full. */
 int report_write(int fd, enum report_type type, const char *text, struct err *err);
 
 #endif

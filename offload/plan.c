@@ -40,9 +40,9 @@
 #define EXCHANGE_BYTES 4096u
 
 #define RING_SLOTS     256 /* operations in flight: a handful for each slot and buffer below */
-#define ACT_SLOTS      3 /* one being stored, one being loaded, one being used */
-#define TRANSFER_SLOTS 2 /* one with the daemon while the worker is at the other */
-#define TRANSFER_BYTES 12 /* an element's fp32 master, m and v */
+#define ACT_SLOTS      3   /* one being stored, one being loaded, one being used */
+#define TRANSFER_SLOTS 2   /* one with the daemon while the worker is at the other */
+#define TRANSFER_BYTES 12  /* an element's fp32 master, m and v */
 
 _Static_assert(PROTOCOL_ALIGN_BYTES == DEVICE_ALIGN && PROTOCOL_ALIGN_BYTES == NVME_ALIGN,
 	       "one alignment serves all tiers");
@@ -100,14 +100,14 @@ static bool offloaded(const struct plan *p)
 
 static int home_of(int placement)
 {
-	return placement == PLACE_CPU  ? PROTOCOL_HOME_MEMORY :
-	       placement == PLACE_NVME ? PROTOCOL_HOME_SWAP :
-					 PROTOCOL_HOME_NONE;
+	return placement == PLACE_CPU    ? PROTOCOL_HOME_MEMORY
+	       : placement == PLACE_NVME ? PROTOCOL_HOME_SWAP
+					 : PROTOCOL_HOME_NONE;
 }
 
 /* Where everything lives, and in which types: what follows from the config alone. */
-static int placements_plan(struct plan *p, const struct train_config *c,
-			   const struct conf_doc *doc, struct err *err)
+static int placements_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+			   struct err *err)
 {
 	int rc = train_config_accumulation(c, doc, p->world, &p->accumulation, err);
 	bool home_is_param;
@@ -127,8 +127,8 @@ static int placements_plan(struct plan *p, const struct train_config *c,
 	p->state_home = home_of(p->place_optimizer);
 	p->param_home = offloaded(p) && home_is_param ? home_of(p->place_param) : p->state_home;
 	p->param_blobs = p->place_param != PLACE_NONE && !(offloaded(p) && home_is_param);
-	p->needs_daemon = offloaded(p) || p->place_param != PLACE_NONE ||
-			  p->place_activations != PLACE_NONE;
+	p->needs_daemon =
+		offloaded(p) || p->place_param != PLACE_NONE || p->place_activations != PLACE_NONE;
 	return 0;
 }
 
@@ -163,7 +163,7 @@ struct largest {
 
 static struct largest largest_of(const struct plan *p)
 {
-	struct largest l = { 0 };
+	struct largest l = {0};
 
 	for (size_t i = 0; i < p->unit_count; i++) {
 		const struct plan_unit *u = &p->units[i];
@@ -256,15 +256,15 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 		return plan_refuse_device(p, c, doc, err);
 
 	const struct knob knobs[] = {
-		{ &d->gather_slots, d->gather_slot_bytes, 2 * d->gather_slots },
-		{ &d->grad_buffers, d->grad_buffer_bytes, 2 * d->grad_buffers },
-		{ &d->act_buffers, d->act_bytes,
-		  acts_stay ? arch->act_count : min_u64(3, arch->act_count) },
-		{ &d->part_buffers, d->part_bytes + d->part_cast_bytes, 2 },
+		{&d->gather_slots, d->gather_slot_bytes, 2 * d->gather_slots},
+		{&d->grad_buffers, d->grad_buffer_bytes, 2 * d->grad_buffers},
+		{&d->act_buffers, d->act_bytes,
+		 acts_stay ? arch->act_count : min_u64(3, arch->act_count)},
+		{&d->part_buffers, d->part_bytes + d->part_cast_bytes, 2},
 	};
 
-	d->total_bytes = grow(knobs, sizeof(knobs) / sizeof(knobs[0]), d->total_bytes,
-			      d->budget_bytes);
+	d->total_bytes =
+		grow(knobs, sizeof(knobs) / sizeof(knobs[0]), d->total_bytes, d->budget_bytes);
 	assert(d->total_bytes == device_total(d));
 	return 0;
 }
@@ -383,8 +383,8 @@ static uint64_t gradients_all(const struct plan *p)
  */
 static bool host_least(struct plan *p, const struct train_config *c)
 {
-	const bool swap = p->param_home == PROTOCOL_HOME_SWAP ||
-			  p->state_home == PROTOCOL_HOME_SWAP;
+	const bool swap =
+		p->param_home == PROTOCOL_HOME_SWAP || p->state_home == PROTOCOL_HOME_SWAP;
 	const uint64_t gradients = gradients_all(p);
 	struct plan_host *h = &p->host;
 
@@ -426,11 +426,11 @@ static int host_plan(struct plan *p, const struct train_config *c, const struct 
 
 	const uint64_t deep = h->fetch_slots ? c->zero.prefetch + 1 : 0;
 	const struct knob pipeline[] = {
-		{ &h->fetch_slots, h->fetch_slot_bytes, min_u64(2, deep) },
-		{ &h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots },
-		{ &h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0 },
+		{&h->fetch_slots, h->fetch_slot_bytes, min_u64(2, deep)},
+		{&h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots},
+		{&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0},
 	};
-	const struct knob further = { &h->fetch_slots, h->fetch_slot_bytes, deep };
+	const struct knob further = {&h->fetch_slots, h->fetch_slot_bytes, deep};
 	uint64_t total = grow(pipeline, sizeof(pipeline) / sizeof(pipeline[0]), h->least_bytes,
 			      h->budget_bytes);
 

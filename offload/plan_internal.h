@@ -9,13 +9,13 @@ int plan_swap_fill(struct plan *p, const struct train_config *c, const struct ar
 		   struct err *err);
 
 /* Do the swap directories exist, and have they room for all ranks of the host? */
-int plan_swap_check(const struct plan *p, const struct train_config *c,
-		    const struct conf_doc *doc, struct err *err);
+int plan_swap_check(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		    struct err *err);
 
 /* ERR_CONFIG: least_bytes is more than budget_bytes. With figures, and what would help. */
 int plan_refuse_device(const struct plan *p, const struct train_config *c,
 		       const struct conf_doc *doc, struct err *err);
-int plan_refuse_host(const struct plan *p, const struct train_config *c,
-		     const struct conf_doc *doc, struct err *err);
+int plan_refuse_host(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		     struct err *err);
 
 #endif

@@ -78,25 +78,25 @@ int plan_refuse_device(const struct plan *p, const struct train_config *c,
 	const bool on_device = p->place_optimizer == PLACE_NONE;
 	const bool acts_stay = p->place_activations == PLACE_NONE && p->act_count > 2;
 	struct part parts[] = {
-		{ "parameters", d->param_bytes },
-		{ "optimizer state", d->state_bytes },
-		{ "gradients", d->grad_bytes + d->norm_bytes },
-		{ "the largest unit's parameters", d->gather_slots * d->gather_slot_bytes },
-		{ "gradients in work",
-		  d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
-			  d->part_buffers * (d->part_bytes + d->part_cast_bytes) },
-		{ "activations", d->act_buffers * d->act_bytes },
-		{ "workspace", d->workspace_bytes },
+		{"parameters", d->param_bytes},
+		{"optimizer state", d->state_bytes},
+		{"gradients", d->grad_bytes + d->norm_bytes},
+		{"the largest unit's parameters", d->gather_slots * d->gather_slot_bytes},
+		{"gradients in work",
+		 d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
+			 d->part_buffers * (d->part_bytes + d->part_cast_bytes)},
+		{"activations", d->act_buffers * d->act_bytes},
+		{"workspace", d->workspace_bytes},
 	};
 	const uint64_t slot = d->gather_slot_bytes ? 0 : d->part_bytes;
 	struct part helps[] = {
-		{ "zero.offload_optimizer (cpu or nvme)",
-		  on_device ? d->state_bytes + d->grad_bytes + d->norm_bytes : 0 },
-		{ "zero.offload_param (cpu or nvme)",
-		  d->param_bytes > slot ? d->param_bytes - slot : 0 },
-		{ "zero.offload_activations (cpu or nvme)",
-		  acts_stay ? (p->act_count - 2) * d->act_bytes : 0 },
-		{ "batch.micro: 1", passing - passing / c->batch.micro },
+		{"zero.offload_optimizer (cpu or nvme)",
+		 on_device ? d->state_bytes + d->grad_bytes + d->norm_bytes : 0},
+		{"zero.offload_param (cpu or nvme)",
+		 d->param_bytes > slot ? d->param_bytes - slot : 0},
+		{"zero.offload_activations (cpu or nvme)",
+		 acts_stay ? (p->act_count - 2) * d->act_bytes : 0},
+		{"batch.micro: 1", passing - passing / c->batch.micro},
 	};
 	char what[LIST_BYTES], help[LIST_BYTES], budget[UNITS_TEXT_BYTES], need[UNITS_TEXT_BYTES];
 
@@ -108,39 +108,40 @@ int plan_refuse_device(const struct plan *p, const struct train_config *c,
 			  helps_list(help, helps, COUNT(helps)));
 }
 
-int plan_refuse_host(const struct plan *p, const struct train_config *c,
-		     const struct conf_doc *doc, struct err *err)
+int plan_refuse_host(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		     struct err *err)
 {
 	const struct plan_host *h = &p->host;
 	const uint64_t least = h->least_bytes * p->ranks_per_host;
 	const uint64_t chunks = h->chunk_buffers * h->chunk_buffer_bytes +
 				h->transfer_slots * h->transfer_slot_bytes;
 	struct part parts[] = {
-		{ "parameters", h->param_bytes },
-		{ "optimizer state", h->state_bytes },
-		{ "gradients", h->grad_bytes },
-		{ "activations", h->act_region_bytes + h->act_slots * h->act_slot_bytes },
-		{ "fetched parameters", h->fetch_slots * h->fetch_slot_bytes },
-		{ "gradients on their way", h->grad_slots * h->grad_slot_bytes },
-		{ "chunks of the optimizer", chunks },
+		{"parameters", h->param_bytes},
+		{"optimizer state", h->state_bytes},
+		{"gradients", h->grad_bytes},
+		{"activations", h->act_region_bytes + h->act_slots * h->act_slot_bytes},
+		{"fetched parameters", h->fetch_slots * h->fetch_slot_bytes},
+		{"gradients on their way", h->grad_slots * h->grad_slot_bytes},
+		{"chunks of the optimizer", chunks},
 	};
 	struct part helps[] = {
-		{ "zero.offload_param: nvme", h->param_bytes },
-		{ "zero.offload_optimizer: nvme", h->state_bytes },
-		{ "nvme.paths, where gradients can wait,", c->nvme.paths.count ? 0 : h->grad_bytes },
-		{ "zero.offload_activations: nvme", h->act_region_bytes },
-		{ "nvme.extent: 64KiB, about",
-		  c->nvme.extent > 65536 ? chunks - chunks / (c->nvme.extent / 65536) : 0 },
+		{"zero.offload_param: nvme", h->param_bytes},
+		{"zero.offload_optimizer: nvme", h->state_bytes},
+		{"nvme.paths, where gradients can wait,", c->nvme.paths.count ? 0 : h->grad_bytes},
+		{"zero.offload_activations: nvme", h->act_region_bytes},
+		{"nvme.extent: 64KiB, about",
+		 c->nvme.extent > 65536 ? chunks - chunks / (c->nvme.extent / 65536) : 0},
 	};
 	char what[LIST_BYTES], help[LIST_BYTES], budget[UNITS_TEXT_BYTES], need[UNITS_TEXT_BYTES],
 		each[UNITS_TEXT_BYTES];
 
-	return conf_error(doc, "host.memory", err,
-			  "%s is too small: %u rank%s need%s at least %s (%ju bytes), %s each: %s%s",
-			  units_format_bytes(budget, p->host_budget_bytes), p->ranks_per_host,
-			  p->ranks_per_host == 1 ? "" : "s", p->ranks_per_host == 1 ? "s" : "",
-			  units_format_bytes(need, least), (uintmax_t)least,
-			  units_format_bytes(each, h->least_bytes),
-			  parts_list(what, parts, COUNT(parts), h->least_bytes),
-			  helps_list(help, helps, COUNT(helps)));
+	return conf_error(
+		doc, "host.memory", err,
+		"%s is too small: %u rank%s need%s at least %s (%ju bytes), %s each: %s%s",
+		units_format_bytes(budget, p->host_budget_bytes), p->ranks_per_host,
+		p->ranks_per_host == 1 ? "" : "s", p->ranks_per_host == 1 ? "s" : "",
+		units_format_bytes(need, least), (uintmax_t)least,
+		units_format_bytes(each, h->least_bytes),
+		parts_list(what, parts, COUNT(parts), h->least_bytes),
+		helps_list(help, helps, COUNT(helps)));
 }

@@ -55,8 +55,8 @@ static void pass_units(const struct arch *arch, struct cache *cache, uint64_t ti
 	}
 }
 
-static void pass_acts(const struct arch *arch, struct cache *cache, uint64_t times,
-		      uint64_t *reads, uint64_t *writes)
+static void pass_acts(const struct arch *arch, struct cache *cache, uint64_t times, uint64_t *reads,
+		      uint64_t *writes)
 {
 	for (size_t i = 0; i < arch->train_count; i++) {
 		const struct arch_phase *phase = &arch->train[i];
@@ -72,7 +72,7 @@ static void pass_acts(const struct arch *arch, struct cache *cache, uint64_t tim
 
 static uint64_t stored(uint64_t bytes, uint64_t extent)
 {
-	const struct nvme_object object = { .bytes = bytes, .extent_bytes = (uint32_t)extent };
+	const struct nvme_object object = {.bytes = bytes, .extent_bytes = (uint32_t)extent};
 
 	return nvme_store_bytes(&object, 1);
 }
@@ -119,7 +119,7 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err)
 {
 	const size_t room = p->unit_count + p->act_count + 1;
-	struct cache units = { .room = p->device.gather_slots }, acts = { .room = 0 };
+	struct cache units = {.room = p->device.gather_slots}, acts = {.room = 0};
 	uint64_t *misses = calloc(p->unit_count, sizeof(*misses)), reads = 0, writes = 0;
 
 	units.at = calloc(room, sizeof(*units.at));
@@ -219,8 +219,8 @@ static int path_check(const struct plan *p, const struct train_config *c,
 	return 0;
 }
 
-int plan_swap_check(const struct plan *p, const struct train_config *c,
-		    const struct conf_doc *doc, struct err *err)
+int plan_swap_check(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		    struct err *err)
 {
 	int rc = 0;
 

@@ -30,13 +30,13 @@
 #define STEPS_MAX    1e12 /* with any number of micro-batches, counts stay far from 2^64 */
 #define BYTES_MAX    0x1p60
 
-static const char *const arch_names[] = { "gpt2", NULL };
-static const char *const precision_names[] = { "fp32", "bf16", NULL };
-static const char *const schedule_names[] = { "constant", "linear", "cosine", NULL };
-static const char *const optimizer_names[] = { "adamw", NULL };
-static const char *const placement_names[] = { "none", "cpu", "nvme", NULL };
-static const char *const engine_names[] = { "auto", "io_uring", "libaio", NULL };
-static const char *const device_names[] = { "cpu", "cuda", NULL };
+static const char *const arch_names[] = {"gpt2", NULL};
+static const char *const precision_names[] = {"fp32", "bf16", NULL};
+static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
+static const char *const optimizer_names[] = {"adamw", NULL};
+static const char *const placement_names[] = {"none", "cpu", "nvme", NULL};
+static const char *const engine_names[] = {"auto", "io_uring", "libaio", NULL};
+static const char *const device_names[] = {"cpu", "cuda", NULL};
 
 _Static_assert(NVME_AUTO == 0 && NVME_URING == 1 && NVME_LIBAIO == 2, "engine_names is by index");
 _Static_assert(DEVICE_CPU == 0 && DEVICE_CUDA == 1, "device_names is by index");
@@ -44,130 +44,129 @@ _Static_assert(DEVICE_CPU == 0 && DEVICE_CUDA == 1, "device_names is by index");
 #define AT(field) .offset = offsetof(struct train_config, field)
 
 static const struct conf_key model_keys[] = {
-	{ "arch", CONF_ENUM, AT(model.arch), .names = arch_names },
-	{ "layers", CONF_U64, AT(model.layers), .required = true, .min = 1, .max = LAYERS_MAX },
-	{ "hidden", CONF_U64, AT(model.hidden), .required = true, .min = 1, .max = 65536 },
-	{ "heads", CONF_U64, AT(model.heads), .required = true, .min = 1, .max = 65536 },
-	{ "vocab", CONF_U64, AT(model.vocab), .required = true, .min = 2, .max = 1 << 20 },
-	{ "context", CONF_U64, AT(model.context), .required = true, .min = 1, .max = SEQUENCE_MAX },
-	{ .type = CONF_END },
+	{"arch", CONF_ENUM, AT(model.arch), .names = arch_names},
+	{"layers", CONF_U64, AT(model.layers), .required = true, .min = 1, .max = LAYERS_MAX},
+	{"hidden", CONF_U64, AT(model.hidden), .required = true, .min = 1, .max = 65536},
+	{"heads", CONF_U64, AT(model.heads), .required = true, .min = 1, .max = 65536},
+	{"vocab", CONF_U64, AT(model.vocab), .required = true, .min = 2, .max = 1 << 20},
+	{"context", CONF_U64, AT(model.context), .required = true, .min = 1, .max = SEQUENCE_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key data_keys[] = {
-	{ "train", CONF_STRINGS, AT(data.train), .required = true },
-	{ "validation", CONF_STRINGS, AT(data.validation) },
-	{ "sequence", CONF_U64, AT(data.sequence), .min = 1, .max = SEQUENCE_MAX },
-	{ .type = CONF_END },
+	{"train", CONF_STRINGS, AT(data.train), .required = true},
+	{"validation", CONF_STRINGS, AT(data.validation)},
+	{"sequence", CONF_U64, AT(data.sequence), .min = 1, .max = SEQUENCE_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key batch_keys[] = {
-	{ "global", CONF_U64, AT(batch.global), .required = true, .min = 1, .max = 1 << 24 },
-	{ "micro", CONF_U64, AT(batch.micro), .min = 1, .max = 65536 },
-	{ .type = CONF_END },
+	{"global", CONF_U64, AT(batch.global), .required = true, .min = 1, .max = 1 << 24},
+	{"micro", CONF_U64, AT(batch.micro), .min = 1, .max = 65536},
+	{.type = CONF_END},
 };
 
 /* DBL_MIN and FLT_MAX stand for "above 0" and "finite": the arithmetic is fp32 in the end. */
 static const struct conf_key optimizer_keys[] = {
-	{ "type", CONF_ENUM, AT(optimizer.type), .names = optimizer_names },
-	{ "lr", CONF_DOUBLE, AT(optimizer.lr), .required = true, .max = FLT_MAX },
-	{ "betas", CONF_DOUBLES, AT(optimizer.betas), .count = 2 },
-	{ "eps", CONF_DOUBLE, AT(optimizer.eps), .max = FLT_MAX },
-	{ "weight_decay", CONF_DOUBLE, AT(optimizer.weight_decay), .max = FLT_MAX },
-	{ "clip", CONF_DOUBLE, AT(optimizer.clip), .max = FLT_MAX },
-	{ .type = CONF_END },
+	{"type", CONF_ENUM, AT(optimizer.type), .names = optimizer_names},
+	{"lr", CONF_DOUBLE, AT(optimizer.lr), .required = true, .max = FLT_MAX},
+	{"betas", CONF_DOUBLES, AT(optimizer.betas), .count = 2},
+	{"eps", CONF_DOUBLE, AT(optimizer.eps), .max = FLT_MAX},
+	{"weight_decay", CONF_DOUBLE, AT(optimizer.weight_decay), .max = FLT_MAX},
+	{"clip", CONF_DOUBLE, AT(optimizer.clip), .max = FLT_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key schedule_keys[] = {
-	{ "type", CONF_ENUM, AT(schedule.type), .names = schedule_names },
-	{ "warmup", CONF_U64, AT(schedule.warmup), .max = STEPS_MAX },
-	{ "steps", CONF_U64, AT(schedule.steps), .required = true, .min = 1, .max = STEPS_MAX },
-	{ "min_lr", CONF_DOUBLE, AT(schedule.min_lr), .max = FLT_MAX },
-	{ .type = CONF_END },
+	{"type", CONF_ENUM, AT(schedule.type), .names = schedule_names},
+	{"warmup", CONF_U64, AT(schedule.warmup), .max = STEPS_MAX},
+	{"steps", CONF_U64, AT(schedule.steps), .required = true, .min = 1, .max = STEPS_MAX},
+	{"min_lr", CONF_DOUBLE, AT(schedule.min_lr), .max = FLT_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key zero_keys[] = {
-	{ "stage", CONF_U64, AT(zero.stage), .max = 3 },
-	{ "offload_param", CONF_ENUM, AT(zero.offload_param), .names = placement_names },
-	{ "offload_optimizer", CONF_ENUM, AT(zero.offload_optimizer), .names = placement_names },
-	{ "offload_activations", CONF_ENUM, AT(zero.offload_activations),
-	  .names = placement_names },
-	{ "prefetch", CONF_U64, AT(zero.prefetch), .min = 1, .max = 64 },
-	{ .type = CONF_END },
+	{"stage", CONF_U64, AT(zero.stage), .max = 3},
+	{"offload_param", CONF_ENUM, AT(zero.offload_param), .names = placement_names},
+	{"offload_optimizer", CONF_ENUM, AT(zero.offload_optimizer), .names = placement_names},
+	{"offload_activations", CONF_ENUM, AT(zero.offload_activations), .names = placement_names},
+	{"prefetch", CONF_U64, AT(zero.prefetch), .min = 1, .max = 64},
+	{.type = CONF_END},
 };
 
 static const struct conf_key nvme_keys[] = {
-	{ "paths", CONF_STRINGS, AT(nvme.paths), .required = true },
-	{ "engine", CONF_ENUM, AT(nvme.engine), .names = engine_names },
-	{ "extent", CONF_BYTES, AT(nvme.extent), .min = EXTENT_MIN, .max = EXTENT_MAX },
-	{ "queue_depth", CONF_U64, AT(nvme.queue_depth), .min = 1, .max = NVME_QUEUE_DEPTH_MAX },
-	{ .type = CONF_END },
+	{"paths", CONF_STRINGS, AT(nvme.paths), .required = true},
+	{"engine", CONF_ENUM, AT(nvme.engine), .names = engine_names},
+	{"extent", CONF_BYTES, AT(nvme.extent), .min = EXTENT_MIN, .max = EXTENT_MAX},
+	{"queue_depth", CONF_U64, AT(nvme.queue_depth), .min = 1, .max = NVME_QUEUE_DEPTH_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key host_keys[] = {
-	{ "memory", CONF_BYTES, AT(host.memory), .min = 1 << 20, .max = BYTES_MAX },
-	{ "threads", CONF_U64, AT(host.threads), .min = 1, .max = 1024 },
-	{ .type = CONF_END },
+	{"memory", CONF_BYTES, AT(host.memory), .min = 1 << 20, .max = BYTES_MAX},
+	{"threads", CONF_U64, AT(host.threads), .min = 1, .max = 1024},
+	{.type = CONF_END},
 };
 
 static const struct conf_key device_keys[] = {
-	{ "type", CONF_ENUM, AT(device.type), .names = device_names },
-	{ "count", CONF_U64, AT(device.count), .min = 1, .max = COMM_WORLD_MAX },
-	{ "memory", CONF_BYTES, AT(device.memory), .required = true, .min = 1 << 20,
-	  .max = BYTES_MAX },
-	{ .type = CONF_END },
+	{"type", CONF_ENUM, AT(device.type), .names = device_names},
+	{"count", CONF_U64, AT(device.count), .min = 1, .max = COMM_WORLD_MAX},
+	{"memory", CONF_BYTES, AT(device.memory), .required = true, .min = 1 << 20,
+	 .max = BYTES_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key checkpoint_keys[] = {
-	{ "dir", CONF_STRING, AT(checkpoint.dir) },
-	{ "every", CONF_U64, AT(checkpoint.every), .max = STEPS_MAX },
-	{ "keep", CONF_U64, AT(checkpoint.keep), .min = 1, .max = 1000000 },
-	{ .type = CONF_END },
+	{"dir", CONF_STRING, AT(checkpoint.dir)},
+	{"every", CONF_U64, AT(checkpoint.every), .max = STEPS_MAX},
+	{"keep", CONF_U64, AT(checkpoint.keep), .min = 1, .max = 1000000},
+	{.type = CONF_END},
 };
 
 static const struct conf_key evaluate_keys[] = {
-	{ "every", CONF_U64, AT(evaluate.every), .max = STEPS_MAX },
-	{ "batches", CONF_U64, AT(evaluate.batches), .min = 1, .max = STEPS_MAX },
-	{ .type = CONF_END },
+	{"every", CONF_U64, AT(evaluate.every), .max = STEPS_MAX},
+	{"batches", CONF_U64, AT(evaluate.batches), .min = 1, .max = STEPS_MAX},
+	{.type = CONF_END},
 };
 
 static const struct conf_key log_keys[] = {
-	{ "every", CONF_U64, AT(log.every), .min = 1, .max = STEPS_MAX },
-	{ "file", CONF_STRING, AT(log.file) },
-	{ .type = CONF_END },
+	{"every", CONF_U64, AT(log.every), .min = 1, .max = STEPS_MAX},
+	{"file", CONF_STRING, AT(log.file)},
+	{.type = CONF_END},
 };
 
 static const struct conf_key keys[] = {
-	{ "model", CONF_SECTION, .required = true, .keys = model_keys },
-	{ "data", CONF_SECTION, .required = true, .keys = data_keys },
-	{ "batch", CONF_SECTION, .required = true, .keys = batch_keys },
-	{ "optimizer", CONF_SECTION, .required = true, .keys = optimizer_keys },
-	{ "schedule", CONF_SECTION, .required = true, .keys = schedule_keys },
-	{ "precision", CONF_ENUM, AT(precision), .names = precision_names },
-	{ "zero", CONF_SECTION, .keys = zero_keys },
-	{ "nvme", CONF_SECTION, .keys = nvme_keys },
-	{ "host", CONF_SECTION, .keys = host_keys },
-	{ "device", CONF_SECTION, .required = true, .keys = device_keys },
-	{ "checkpoint", CONF_SECTION, .keys = checkpoint_keys },
-	{ "evaluate", CONF_SECTION, .keys = evaluate_keys },
-	{ "log", CONF_SECTION, .keys = log_keys },
-	{ "seed", CONF_U64, AT(seed) },
-	{ .type = CONF_END },
+	{"model", CONF_SECTION, .required = true, .keys = model_keys},
+	{"data", CONF_SECTION, .required = true, .keys = data_keys},
+	{"batch", CONF_SECTION, .required = true, .keys = batch_keys},
+	{"optimizer", CONF_SECTION, .required = true, .keys = optimizer_keys},
+	{"schedule", CONF_SECTION, .required = true, .keys = schedule_keys},
+	{"precision", CONF_ENUM, AT(precision), .names = precision_names},
+	{"zero", CONF_SECTION, .keys = zero_keys},
+	{"nvme", CONF_SECTION, .keys = nvme_keys},
+	{"host", CONF_SECTION, .keys = host_keys},
+	{"device", CONF_SECTION, .required = true, .keys = device_keys},
+	{"checkpoint", CONF_SECTION, .keys = checkpoint_keys},
+	{"evaluate", CONF_SECTION, .keys = evaluate_keys},
+	{"log", CONF_SECTION, .keys = log_keys},
+	{"seed", CONF_U64, AT(seed)},
+	{.type = CONF_END},
 };
 
 static const struct train_config defaults = {
 	.model.arch = ARCH_GPT2,
 	.batch.micro = 1,
-	.optimizer = { .type = OPTIMIZER_ADAMW,
-		       .eps = 1e-8,
-		       .weight_decay = 0.1,
-		       .clip = 1.0,
-		       .betas = { .at = { 0.9, 0.95 }, .count = 2 } },
+	.optimizer = {.type = OPTIMIZER_ADAMW,
+		      .eps = 1e-8,
+		      .weight_decay = 0.1,
+		      .clip = 1.0,
+		      .betas = {.at = {0.9, 0.95}, .count = 2}},
 	.schedule.type = SCHEDULE_COSINE,
 	.precision = PRECISION_BF16,
-	.zero = { .stage = 3, .prefetch = 2 },
-	.nvme = { .engine = NVME_AUTO, .extent = 4u << 20, .queue_depth = 32 },
+	.zero = {.stage = 3, .prefetch = 2},
+	.nvme = {.engine = NVME_AUTO, .extent = 4u << 20, .queue_depth = 32},
 	.host.threads = 1,
-	.device = { .type = DEVICE_CPU, .count = 1 },
+	.device = {.type = DEVICE_CPU, .count = 1},
 	.checkpoint.keep = 2,
 	.evaluate.batches = 10,
 	.log.every = 10,
@@ -225,8 +224,7 @@ static int check_optimizer(const struct train_config *c, const struct conf_doc *
 	return 0;
 }
 
-static int check_schedule(const struct train_config *c, const struct conf_doc *doc,
-			  struct err *err)
+static int check_schedule(const struct train_config *c, const struct conf_doc *doc, struct err *err)
 {
 	if (c->schedule.type == SCHEDULE_CONSTANT && conf_has(doc, "schedule.warmup"))
 		return conf_error(doc, "schedule.warmup", err,
@@ -286,9 +284,9 @@ static int check_zero(const struct train_config *c, const struct conf_doc *doc, 
 		const char *key;
 		int place;
 	} places[] = {
-		{ "zero.offload_param", c->zero.offload_param },
-		{ "zero.offload_optimizer", c->zero.offload_optimizer },
-		{ "zero.offload_activations", c->zero.offload_activations },
+		{"zero.offload_param", c->zero.offload_param},
+		{"zero.offload_optimizer", c->zero.offload_optimizer},
+		{"zero.offload_activations", c->zero.offload_activations},
 	};
 
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
@@ -314,8 +312,8 @@ static int check_device(const struct train_config *c, const struct conf_doc *doc
 static int check_inapplicable(const struct train_config *c, const struct conf_doc *doc,
 			      struct err *err)
 {
-	static const char *const checkpoint[] = { "checkpoint.every", "checkpoint.keep" };
-	static const char *const evaluate[] = { "evaluate.every", "evaluate.batches" };
+	static const char *const checkpoint[] = {"checkpoint.every", "checkpoint.keep"};
+	static const char *const evaluate[] = {"evaluate.every", "evaluate.batches"};
 
 	for (size_t i = 0; i < 2; i++) {
 		if (!c->checkpoint.dir && conf_has(doc, checkpoint[i]))
@@ -339,8 +337,8 @@ static int check_batch(const struct train_config *c, const struct conf_doc *doc,
 }
 
 static check_fn *const checks[] = {
-	check_model, check_data,  check_optimizer, check_schedule,     check_nvme,
-	check_zero,  check_device, check_batch,	   check_inapplicable,
+	check_model, check_data,   check_optimizer, check_schedule,     check_nvme,
+	check_zero,  check_device, check_batch,     check_inapplicable,
 };
 
 int train_config_parse(const char *name, const char *text, size_t len, struct train_config *ret,
