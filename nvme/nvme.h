@@ -5,7 +5,8 @@
  * is looked at, short transfers are resumed, and every extent carries a CRC-32C that each read
  * verifies. A table maps extents to places, so that a version can be written beside another.
  *
- * One thread at a time uses a store. Errors of transfers name directory, offset and cause.
+ * The thread that opens a store is the one that uses and frees it: the kernel serves a ring faster
+ * when it knows its only submitter. Errors of transfers name directory, offset and cause.
  */
 #ifndef NVME_NVME_H
 #define NVME_NVME_H
@@ -21,9 +22,10 @@ struct nvme_store;
 enum nvme_engine { NVME_AUTO, NVME_URING, NVME_LIBAIO, NVME_ENGINE_COUNT };
 
 /* Buffers, and extent sizes but for an object's last, are multiples of this: covers 512 and 4Kn. */
-#define NVME_ALIGN	     4096u
-#define NVME_PATHS_MAX	     16u
+#define NVME_ALIGN           4096u
+#define NVME_PATHS_MAX       16u
 #define NVME_QUEUE_DEPTH_MAX 4096u
+#define NVME_REGIONS_MAX     8u
 
 /*
  * An object of `bytes`, in extents of `extent_bytes` (a multiple of NVME_ALIGN), the last one
@@ -47,9 +49,11 @@ struct nvme_config {
 struct nvme_info {
 	enum nvme_engine engine;
 	const char *engine_reason; /* for auto: why; "" otherwise */
-	const char *direct_warning; /* a path without O_DIRECT is named here; NULL when all have it */
-	uint32_t align_bytes;	   /* the strictest of the paths */
-	uint64_t file_bytes;	   /* preallocated over all paths */
+	const char
+		*direct_warning; /* a path without O_DIRECT is named here; NULL when all have it */
+	const char *space_warning; /* a path that cannot preallocate; NULL when all have */
+	uint32_t align_bytes;      /* the strictest of the paths */
+	uint64_t file_bytes;       /* preallocated over all paths */
 };
 
 /*
@@ -60,15 +64,19 @@ struct nvme_info {
 int nvme_store_open(const struct nvme_config *config, struct nvme_store **ret,
 		    struct nvme_info *ret_info, struct err *err);
 
-/* Waits for what is in flight, then frees all. NULL is fine. Returns NULL. */
+/*
+ * Waits for what is in flight, then frees all; `done` is not called any more, and what had not
+ * started never does. NULL is fine. Returns NULL.
+ */
 struct nvme_store *nvme_store_free(struct nvme_store *store);
 
-/* Bytes the config would take on disk, without opening anything. */
+/* Bytes the config would take on disk, without opening anything; UINT64_MAX when past 2^63. */
 uint64_t nvme_store_bytes(const struct nvme_object *objects, size_t object_count);
 
 /*
- * Registers memory that buffers of later transfers come from (at most 8 regions). A region the
- * kernel refuses is used unregistered; the reason is in err and the return is 1. 0: registered.
+ * Registers memory that buffers of later transfers come from (at most NVME_REGIONS_MAX regions, or
+ * -EINVAL). A region the kernel refuses, or the engine cannot register, is used unregistered; the
+ * reason is in err and the return is 1. 0: registered.
  */
 int nvme_store_register(struct nvme_store *store, void *base, size_t bytes, struct err *err);
 
@@ -87,7 +95,8 @@ struct nvme_io {
 	/* the store's */
 	struct nvme_io *next;
 	uint64_t offset;
-	uint32_t len, moved, crc;
+	uint32_t len, moved, crc, slot;
+	int rc;
 	uint16_t path;
 	uint16_t attempts;
 };
@@ -98,12 +107,17 @@ uint32_t nvme_extent_bytes(const struct nvme_store *store, uint32_t object, uint
 
 /*
  * Queues a transfer; it starts at once when its directory's queue has room, else in order as others
- * complete. Reading an extent that was never written is an error through `done`. A read queued
- * behind a write of the same extent must be submitted after that write's `done`.
+ * complete. Transfers submitted by `done` callbacks start in batches, at the latest before the
+ * nvme_poll or nvme_wait that calls them returns. Reading an extent that was never written, or
+ * whose last write failed, is an error through `done`. A read of an extent must be submitted after
+ * `done` of its write. `done` is never called from within nvme_submit.
  */
 void nvme_submit(struct nvme_store *store, struct nvme_io *io);
 
-/* Starts what waits and calls `done` for what completed, without blocking. Returns how many. */
+/*
+ * Starts what waits and calls `done` for what completed, without blocking. Returns how many `done`
+ * calls it made. An engine that fails as a whole fails every transfer, through `done`.
+ */
 int nvme_poll(struct nvme_store *store);
 
 /* Blocks until at least one transfer completes, or none is in flight. Returns as nvme_poll. */
