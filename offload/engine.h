@@ -81,9 +81,9 @@ int engine_exchange(struct engine *engine, const void *mine, size_t bytes, void 
 /*
  * Optimizer state by piece, for initialisation and checkpoints. A piece is this rank's elements
  * [first, first + count) of a unit, positions within the whole padded unit. master, m, v are fp32.
- * engine_pieces tells how many pieces unit `unit` of this rank has, so that ranks together cover
- * each element of each unit exactly once (at stage 0, where ranks hold the same, each gives its
- * partition) for export; for import each rank must set all that it holds, which at stage 0 is all.
+ * Exported pieces of all ranks together cover each element of each unit exactly once (at stage 0,
+ * where ranks hold the same, each gives its partition); for import each rank sets all that it holds,
+ * which at stage 0 is everything. All ranks walk the units in the same order, pieces from 0.
  */
 struct engine_piece {
 	size_t unit;
@@ -108,8 +108,8 @@ int engine_import_end(struct engine *engine, struct engine_piece *piece, struct 
 int engine_import_done(struct engine *engine, struct err *err);
 
 /*
- * Whole unit `unit` in plan->param_type as the next forward would see it, on every rank, in host
- * memory valid until the next call. For export of weights.
+ * Whole unit `unit` in plan->param_type as the next forward would see it, in host memory valid until
+ * the next call. Every rank calls it for the same units; ret may be NULL where only others want it.
  */
 int engine_read_unit(struct engine *engine, size_t unit, const void **ret, struct err *err);
 
