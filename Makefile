@@ -139,8 +139,6 @@ bench: deps
 bench-run: all benches
 	$(Q)B=$(B) bench/run.sh
 
-$(B)/%.service: etc/%.service.in
-	$(Q)mkdir -p $(@D); sed -e 's|@sbindir@|$(sbindir)|g' -e 's|@sysconfdir@|$(sysconfdir)|g' $< > $@
 include etc/install.mk
 
 format:

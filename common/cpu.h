@@ -1,7 +1,7 @@
 /*
  * What the CPU and the operating system can run, asked once. DSRUN_CPU_MASK in the environment
  * (scalar, avx2 or avx512: the best allowed) lowers the answer so that every path is tested
- * on every host.
+ * on every host; a word it does not know means scalar.
  */
 #ifndef COMMON_CPU_H
 #define COMMON_CPU_H

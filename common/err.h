@@ -3,7 +3,9 @@
  *
  * What can fail returns 0 (or a count) or a negative code. Functions whose failures a person reads
  * also fill the caller's `struct err`: the callee says what failed and why (err_set), each caller
- * on the way up adds what it was doing (err_add), and only the top prints the text.
+ * on the way up adds what it was doing (err_add), and only the top prints the text. A caller that
+ * wants only the code may pass NULL to err_set, err_vset and err_sys, and to what is built on them
+ * in this room.
  */
 #ifndef COMMON_ERR_H
 #define COMMON_ERR_H
@@ -40,7 +42,7 @@ int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((form
 /* err_set for callers that are themselves variadic. */
 int err_vset(struct err *err, int code, const char *fmt, va_list ap);
 
-/* Puts "context: " before the text. Returns err->code. */
+/* Puts "context: " before the text; `err` holds an error. Returns err->code. */
 int err_add(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* err_set with ": " and the text of the code behind the message, for system calls. */

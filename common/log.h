@@ -1,6 +1,6 @@
 /*
  * Levelled log of a process, to stderr. One record is one write, so lines of several threads
- * never mix. Text for people, JSON lines for machines, "<N>" priorities under journald.
+ * never mix. Text for people, JSON lines for machines, records with fields for journald.
  */
 #ifndef COMMON_LOG_H
 #define COMMON_LOG_H
