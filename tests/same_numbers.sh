@@ -1,0 +1,100 @@
+#!/bin/bash
+# Goal: where and when may change, what may not. One small model is trained over placements, ZeRO
+# stages, swap engines, prefetch depths and optimizer threads; at equal world size every loss and
+# every exported weight must be the same to the last bit. World sizes agree to 1e-5 (fp32).
+# Method: dsrun itself, real workers, a real daemon, real files; cmp of losses and safetensors.
+# Usage: same_numbers.sh [quick|full]. quick is the matrix of the project's promise; full adds every
+# mix of placements, accumulation, no clipping, and budgets so tight that gradients spill.
+set -u
+B=${B:-build}
+mode=${1:-quick}
+dir=$(mktemp -d "$B/same_numbers.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+fails=0 runs=0
+mkdir "$dir/swap"
+
+seq 1 4000 | awk '{ printf "%d times %d is %d.\n", $1, $1 % 7, $1 * ($1 % 7) }' > "$dir/text"
+"$B/bin/dsprep" --train "$dir/a.bin" --validation "$dir/b.bin" --validation-fraction 0.1 \
+	"$dir/text" > /dev/null || exit 1
+
+# train NAME WORLD PRECISION STAGE PARAM OPTIMIZER ACTIVATIONS ENGINE PREFETCH THREADS MICRO CLIP HOST
+train() {
+	local out=$dir/$1
+	cat > "$out.yaml" <<EOF
+model:     {arch: gpt2, layers: 3, hidden: 32, heads: 2, vocab: 256, context: 32}
+data:      {train: [$dir/a.bin], validation: [$dir/b.bin], sequence: 32}
+batch:     {global: 8, micro: ${11}}
+optimizer: {type: adamw, lr: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, clip: ${12}}
+schedule:  {type: cosine, warmup: 2, steps: 6, min_lr: 3e-4}
+precision: $3
+zero:      {stage: $4, offload_param: $5, offload_optimizer: $6, offload_activations: $7, prefetch: $9}
+nvme:      {paths: [$dir/swap], engine: $8, extent: 64KiB, queue_depth: 8}
+host:      {memory: ${13}, threads: ${10}}
+device:    {type: cpu, count: $2, memory: 64MiB}
+evaluate:  {every: 3, batches: 2}
+log:       {every: 1, file: $out.jsonl}
+seed:      7
+EOF
+	runs=$((runs + 1))
+	if ! "$B/bin/dsrun" --quiet --daemon private --export "$out.safetensors" "$out.yaml" \
+		> "$out.log" 2>&1; then
+		echo "run $1 failed:"; tail -n 25 "$out.log"
+		fails=$((fails + 1))
+		return 1
+	fi
+	sed -n 's/.*"step": *\([0-9]*\).*"loss": *\([^,}]*\).*/\1 \2/p' "$out.jsonl" > "$out.loss"
+	if [ "$(wc -l < "$out.loss")" -lt 6 ]; then
+		echo "run $1: no losses in $out.jsonl"; head -3 "$out.jsonl"
+		fails=$((fails + 1))
+		return 1
+	fi
+}
+
+# like NAME REFERENCE: the same bits?
+like() {
+	cmp -s "$dir/$1.loss" "$dir/$2.loss" && cmp -s "$dir/$1.safetensors" "$dir/$2.safetensors" &&
+		return
+	echo "run $1 differs from $2:"
+	diff "$dir/$1.loss" "$dir/$2.loss" | head -6
+	fails=$((fails + 1))
+}
+
+# close NAME REFERENCE TOLERANCE
+close() {
+	paste "$dir/$1.loss" "$dir/$2.loss" | awk -v tol="$3" -v who="$1 and $2" '
+		{ d = ($2 - $4) / $4; if (d < 0) d = -d; if (d > worst) worst = d }
+		END { printf "%s: losses within %.2g\n", who, worst; exit worst > tol }' ||
+		{ echo "$1 is further than $3 from $2"; fails=$((fails + 1)); }
+}
+
+train ref 2 bf16 0 none none none auto 1 1 4 1.0 64MiB || exit 1
+for stage in 0 1 2 3; do for place in none cpu nvme; do
+for engine in io_uring libaio; do for prefetch in 1 3; do for threads in 1 2; do
+	name=bf16-s$stage-$place-$engine-p$prefetch-t$threads
+	train "$name" 2 bf16 "$stage" $place $place $place $engine $prefetch $threads 4 1.0 64MiB &&
+		like "$name" ref
+	rm -f "$dir/$name.safetensors"
+done; done; done; done; done
+
+train fp32-1 1 fp32 0 none none none auto 1 1 2 1.0 64MiB
+for world in 1 2 4; do
+	train fp32-w$world-nvme $world fp32 3 nvme nvme cpu auto 2 2 2 1.0 64MiB &&
+		close fp32-w$world-nvme fp32-1 1e-5
+done
+like fp32-w1-nvme fp32-1
+
+if [ "$mode" = full ]; then
+	for precision in bf16 fp32; do for micro in 4 2; do for clip in 1.0 0; do
+		train "mref" 2 $precision 0 none none none auto 1 1 $micro $clip 64MiB || continue
+		for stage in 0 1 3; do for param in none cpu nvme; do for optimizer in none cpu nvme; do
+		for act in none cpu nvme; do
+			name=mix-$precision-m$micro-c$clip-s$stage-$param-$optimizer-$act
+			train "$name" 2 $precision $stage $param $optimizer $act auto 2 2 $micro $clip 64MiB &&
+				like "$name" mref
+			rm -f "$dir/$name.safetensors" "$dir/$name.jsonl"
+		done; done; done; done
+	done; done; done
+fi
+
+echo "$runs runs"
+[ $fails -eq 0 ] || { echo "$fails differ"; exit 1; }
