@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,11 +76,12 @@ static int make_unnamed(const char *dir, int extra_flags)
 
 static int make_and_unlink(const char *dir, int extra_flags)
 {
-	static _Atomic unsigned serial;
+	static atomic_uint serial;
 	char name[PATH_MAX];
 	int fd, rc, len;
 
-	len = snprintf(name, sizeof(name), "%s/.dsrun-swap-%ld-%u", dir, (long)getpid(), serial++);
+	len = snprintf(name, sizeof(name), "%s/.dsrun-swap-%ld-%u", dir, (long)getpid(),
+		       atomic_fetch_add_explicit(&serial, 1, memory_order_relaxed));
 	if (len < 0 || (size_t)len >= sizeof(name))
 		return -ENAMETOOLONG;
 	fd = open(name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | extra_flags, 0600);

@@ -48,12 +48,11 @@ struct nvme_config {
 /* What was chosen; filled by nvme_store_open, texts live as long as the store. */
 struct nvme_info {
 	enum nvme_engine engine;
-	const char *engine_reason; /* for auto: why; "" otherwise */
-	const char
-		*direct_warning; /* a path without O_DIRECT is named here; NULL when all have it */
-	const char *space_warning; /* a path that cannot preallocate; NULL when all have */
-	uint32_t align_bytes;      /* the strictest of the paths */
-	uint64_t file_bytes;       /* preallocated over all paths */
+	const char *engine_reason;  /* for auto: why; "" otherwise */
+	const char *direct_warning; /* the paths without O_DIRECT; NULL when all have it */
+	const char *space_warning;  /* the paths that cannot preallocate; NULL when all can */
+	uint32_t align_bytes;       /* the strictest of the paths */
+	uint64_t file_bytes;        /* preallocated over all paths */
 };
 
 /*
