@@ -56,6 +56,13 @@ void adam_host_step(const struct adam *a);
 /* With a given instruction set, which must be present: for tests and benchmarks. */
 void adam_host_step_isa(const struct adam *a, enum cpu_isa isa);
 
+/*
+ * What adam_host_step is measured against: reads and writes the same bytes of a bf16 step in the
+ * same order, and computes nothing. The vectors hold rubbish afterwards. Whole vectors of 16
+ * elements only.
+ */
+void adam_host_move(const struct adam *a);
+
 /* As an operation of a device, for state that is not offloaded. */
 void adam_step(struct device_stream *stream, const struct adam *a);
 

@@ -1,0 +1,132 @@
+/*
+ * Adam over sixteen lanes; see adam_scalar.c, which it follows operation by operation. Included by
+ * adam_avx2.c and adam_avx512.c after their vec headers.
+ */
+#ifndef KERNELS_ADAM_BODY_H
+#define KERNELS_ADAM_BODY_H
+
+#ifndef VEC_LANES
+#include "kernels/vec_scalar.h"
+#endif
+
+#include "kernels/adam_kernels.h"
+
+struct adam_vec {
+	struct vec p, m, v;
+};
+
+VEC_INLINE struct adam_vec adam_element(const struct adam_scalars *s, struct adam_vec x,
+					struct vec grad, struct vec decay)
+{
+	struct vec g = vec_mul(grad, vec_set(s->grad_scale));
+	struct vec g2 = vec_mul(vec_set(s->one_minus_beta2), g), root;
+
+	x.m = vec_fma(vec_set(s->one_minus_beta1), vec_sub(g, x.m), x.m);
+	x.v = vec_fma(g2, g, vec_mul(vec_set(s->beta2), x.v));
+	x.p = vec_mul(x.p, decay);
+	root = vec_mul(vec_sqrt(x.v), vec_set(s->inv_sqrt_bias2));
+	x.p = vec_fma(vec_set(s->minus_step), vec_div(x.m, vec_add(root, vec_set(s->eps))), x.p);
+	return x;
+}
+
+/* n lanes at i. grad and param types are constants where this is inlined. */
+VEC_INLINE void adam_lanes(const struct adam *a, const struct adam_scalars *s, size_t i, size_t n,
+			   struct vec decay, enum dtype grad_type, enum dtype param_type)
+{
+	const bool whole = n == VEC_LANES;
+	const uint16_t *grad_bf16 = (const uint16_t *)a->grad + i;
+	const float *grad_f32 = (const float *)a->grad + i;
+	uint16_t *hi = (uint16_t *)a->param + i;
+	float *param = (float *)a->param + i;
+	struct vec grad;
+	struct adam_vec x;
+
+	if (grad_type == DTYPE_BF16)
+		grad = whole ? vec_load_bf16(grad_bf16) : vec_load_bf16_n(grad_bf16, n);
+	else
+		grad = whole ? vec_load(grad_f32) : vec_load_n(grad_f32, n);
+	if (param_type == DTYPE_BF16)
+		x.p = whole ? vec_join(hi, a->lo + i) : vec_join_n(hi, a->lo + i, n);
+	else
+		x.p = whole ? vec_load(param) : vec_load_n(param, n);
+	x.m = whole ? vec_load(a->m + i) : vec_load_n(a->m + i, n);
+	x.v = whole ? vec_load(a->v + i) : vec_load_n(a->v + i, n);
+	x = adam_element(s, x, grad, decay);
+	if (whole) {
+		vec_store(a->m + i, x.m);
+		vec_store(a->v + i, x.v);
+	} else {
+		vec_store_n(a->m + i, x.m, n);
+		vec_store_n(a->v + i, x.v, n);
+	}
+	if (param_type == DTYPE_BF16) {
+		if (whole)
+			vec_split(hi, a->lo + i, x.p);
+		else
+			vec_split_n(hi, a->lo + i, x.p, n);
+	} else {
+		if (whole)
+			vec_store(param, x.p);
+		else
+			vec_store_n(param, x.p, n);
+	}
+}
+
+VEC_INLINE void adam_range(const struct adam *a, size_t begin, size_t end, float decay,
+			   enum dtype grad_type, enum dtype param_type)
+{
+	/* Copies the compiler knows no store of the loop can reach. */
+	const struct adam step = *a;
+	const struct adam_scalars s = a->scalars;
+	struct vec factor = vec_set(decay);
+	size_t i = begin;
+
+	for (; end - i >= VEC_LANES; i += VEC_LANES)
+		adam_lanes(&step, &s, i, VEC_LANES, factor, grad_type, param_type);
+	if (i < end)
+		adam_lanes(&step, &s, i, end - i, factor, grad_type, param_type);
+}
+
+static void range_f32_f32(const struct adam *a, size_t begin, size_t end, float decay)
+{
+	adam_range(a, begin, end, decay, DTYPE_F32, DTYPE_F32);
+}
+
+static void range_f32_bf16(const struct adam *a, size_t begin, size_t end, float decay)
+{
+	adam_range(a, begin, end, decay, DTYPE_F32, DTYPE_BF16);
+}
+
+static void range_bf16_f32(const struct adam *a, size_t begin, size_t end, float decay)
+{
+	adam_range(a, begin, end, decay, DTYPE_BF16, DTYPE_F32);
+}
+
+static void range_bf16_bf16(const struct adam *a, size_t begin, size_t end, float decay)
+{
+	adam_range(a, begin, end, decay, DTYPE_BF16, DTYPE_BF16);
+}
+
+/*
+ * Reads and writes what a bf16 step does. m and v change places and the gradient goes into the
+ * parameter by exclusive or, so that no load or store can be left out.
+ */
+static void range_move(const struct adam *a, size_t begin, size_t end, float decay)
+{
+	const struct adam step = *a;
+	const uint16_t *grad = step.grad;
+	uint16_t *hi = step.param;
+
+	(void)decay;
+	for (size_t i = begin; end - i >= VEC_LANES; i += VEC_LANES) {
+		struct vec m = vec_load(step.m + i), v = vec_load(step.v + i);
+		struct vec p = vec_join(hi + i, step.lo + i);
+
+		p = vec_xor(p, vec_load_bf16(grad + i));
+		vec_store(step.m + i, v);
+		vec_store(step.v + i, m);
+		vec_split(hi + i, step.lo + i, p);
+	}
+}
+
+#endif

@@ -1,0 +1,522 @@
+/*
+ * The cpu as a device: a thread per stream with a bounded queue, a memory arena that is only mapped
+ * (a page costs RAM when it is first touched), events, and a team of threads that share each
+ * operation. Called through device.c.
+ *
+ * Invariants:
+ * 1. A stream's items are numbered from 1; `enqueued` and `completed` only grow, under the stream's
+ *    lock, and completed <= enqueued <= completed + QUEUE_ITEMS. The slot of an item is not written
+ *    again before the item completed, so the thread runs it in place, without the lock.
+ * 2. An event is a place in a stream: (stream, number of the last item before the record). It is
+ *    complete when the stream has completed that item; recording costs no item.
+ * 3. An item that waits for an event waits for an item enqueued earlier (in the order of the
+ *    callers), hence there is no cycle, and an item always completes: after a failure it is skipped.
+ * 4. A thread holds one stream's or event's lock at a time.
+ */
+#include "kernels/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+/* Enough for two decoder blocks' worth of operations; then the engine waits for the device. */
+#define QUEUE_ITEMS 256u
+
+enum item_kind { ITEM_OP, ITEM_COPY, ITEM_ZERO, ITEM_HOST, ITEM_WAIT };
+
+struct cpu_stream;
+
+struct item {
+	enum item_kind kind;
+	enum device_op op;
+	union {
+		_Alignas(16) uint8_t args[DEVICE_ARGS_BYTES_MAX];
+		struct {
+			void *dst;
+			const void *src;
+			size_t bytes;
+		} copy;
+		struct {
+			device_host_fn *fn;
+			void *arg;
+		} host;
+		struct {
+			struct cpu_stream *stream;
+			uint64_t item;
+		} wait;
+	} u;
+};
+
+struct cpu_stream {
+	struct device_stream front;
+	struct cpu_stream *next; /* of the device's */
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t work; /* enqueued moved, or stop */
+	pthread_cond_t done; /* completed moved */
+	uint64_t enqueued, completed;
+	bool stop;
+	uint64_t busy_ns;
+	struct item queue[QUEUE_ITEMS];
+};
+
+struct cpu_event {
+	struct device_event front;
+	struct cpu_event *next;
+	pthread_mutex_t lock;
+	struct cpu_stream *stream; /* NULL: never recorded */
+	uint64_t item;
+};
+
+struct cpu_device {
+	struct device front;
+	struct cpu_team *team;
+	size_t arena_bytes; /* mapped: the budget in whole pages */
+	/* Opened by any thread, walked by free only; under front.lock. */
+	struct cpu_stream *streams;
+	struct cpu_event *events;
+};
+
+typedef void cpu_op_fn(struct cpu_team *team, const void *args);
+
+static cpu_op_fn *const ops[DEVICE_OP_COUNT] = {
+	[OP_LINEAR_FORWARD] = cpu_linear_forward,
+	[OP_LINEAR_BACKWARD_INPUT] = cpu_linear_backward_input,
+	[OP_LINEAR_BACKWARD_WEIGHT] = cpu_linear_backward_weight,
+	[OP_LAYERNORM_FORWARD] = cpu_layernorm_forward,
+	[OP_LAYERNORM_BACKWARD] = cpu_layernorm_backward,
+	[OP_ATTENTION_FORWARD] = cpu_attention_forward,
+	[OP_ATTENTION_BACKWARD] = cpu_attention_backward,
+	[OP_GELU_FORWARD] = cpu_gelu_forward,
+	[OP_GELU_BACKWARD] = cpu_gelu_backward,
+	[OP_EMBEDDING_FORWARD] = cpu_embedding_forward,
+	[OP_EMBEDDING_BACKWARD] = cpu_embedding_backward,
+	[OP_CROSS_ENTROPY] = cpu_cross_entropy,
+	[OP_VECTOR_ADD] = cpu_vector_add,
+	[OP_VECTOR_CONVERT] = cpu_vector_convert,
+	[OP_VECTOR_ACCUMULATE] = cpu_vector_accumulate,
+	[OP_VECTOR_SUMSQ] = cpu_vector_sumsq,
+	[OP_ADAM] = cpu_adam,
+};
+
+static int arena_map(struct cpu_device *d, struct err *err);
+static void *stream_main(void *arg);
+static struct item *item_begin(struct cpu_stream *s, enum item_kind kind);
+static void item_end(struct cpu_stream *s);
+static void wait_for(struct cpu_stream *s, uint64_t item);
+
+static int cpu_open(const struct device_config *config, struct device **ret, struct err *err)
+{
+	struct cpu_device *d;
+	int rc;
+
+	if (config->threads < 1)
+		return err_set(err, ERR_CONFIG, "a cpu device needs at least one thread");
+	rc = blas_load(err);
+	if (rc < 0)
+		return rc;
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return err_sys(err, -ENOMEM, "cpu device");
+	rc = device_init(&d->front, &device_backend_cpu, config);
+	if (rc < 0) {
+		err_sys(err, rc, "cpu device");
+		goto fail_device;
+	}
+	rc = arena_map(d, err);
+	if (rc < 0)
+		goto fail_init;
+	rc = cpu_team_open(config->threads, &d->team, err);
+	if (rc < 0)
+		goto fail_arena;
+	*ret = &d->front;
+	return 0;
+fail_arena:
+	munmap(d->front.arena, d->arena_bytes);
+fail_init:
+	device_done(&d->front);
+fail_device:
+	free(d);
+	return rc;
+}
+
+static int arena_map(struct cpu_device *d, struct err *err)
+{
+	uint64_t budget = d->front.config.memory_bytes;
+	void *p;
+
+	/* Whole pages, and one at least, since mmap refuses nothing. */
+	if (budget > SIZE_MAX - DEVICE_ALIGN)
+		return err_sys(err, -ENOMEM, "cannot map %llu bytes of device memory",
+			       (unsigned long long)budget);
+	d->arena_bytes = budget ? parts_of(budget, DEVICE_ALIGN) * DEVICE_ALIGN : DEVICE_ALIGN;
+	p = mmap(NULL, d->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return err_sys(err, -errno, "cannot map %llu bytes of device memory",
+			       (unsigned long long)budget);
+	d->front.arena = p;
+	return 0;
+}
+
+static void stream_free(struct cpu_stream *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stop = true;
+	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+	pthread_join(s->thread, NULL);
+	pthread_cond_destroy(&s->done);
+	pthread_cond_destroy(&s->work);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static void cpu_free(struct device *device)
+{
+	struct cpu_device *d = (struct cpu_device *)device;
+	struct cpu_stream *s, *next_stream;
+	struct cpu_event *e, *next_event;
+
+	/* All streams run dry before the first goes: an item may wait for another stream's. */
+	for (s = d->streams; s; s = s->next)
+		wait_for(s, s->enqueued);
+	for (s = d->streams; s; s = next_stream) {
+		next_stream = s->next;
+		stream_free(s);
+	}
+	for (e = d->events; e; e = next_event) {
+		next_event = e->next;
+		pthread_mutex_destroy(&e->lock);
+		free(e);
+	}
+	cpu_team_free(d->team);
+	munmap(d->front.arena, d->arena_bytes);
+	device_done(&d->front);
+	free(d);
+}
+
+static int cpu_host_register(struct device *device, void *base, size_t bytes, struct err *err)
+{
+	(void)device, (void)base, (void)bytes, (void)err;
+	return 0;
+}
+
+static int thread_start(struct cpu_stream *s)
+{
+	char name[16]; /* what Linux keeps of a thread's name */
+	sigset_t all, old;
+	int rc;
+
+	/* Signals are for the process's own threads to take. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	rc = -pthread_create(&s->thread, NULL, stream_main, s);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc)
+		return rc;
+	strncpy(name, s->front.name, sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	/* A name that cannot be set is a thread without a name, and works. */
+	(void)pthread_setname_np(s->thread, name);
+	return 0;
+}
+
+static int cpu_stream_open(struct device *device, const char *name, struct device_stream **ret,
+			   struct err *err)
+{
+	struct cpu_device *d = (struct cpu_device *)device;
+	struct cpu_stream *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return err_sys(err, -ENOMEM, "stream %s", name);
+	s->front.device = device;
+	s->front.name = name;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	pthread_cond_init(&s->done, NULL);
+	rc = thread_start(s);
+	if (rc) {
+		pthread_cond_destroy(&s->done);
+		pthread_cond_destroy(&s->work);
+		pthread_mutex_destroy(&s->lock);
+		free(s);
+		return err_sys(err, rc, "cannot start the thread of stream %s", name);
+	}
+	pthread_mutex_lock(&device->lock);
+	s->next = d->streams;
+	d->streams = s;
+	pthread_mutex_unlock(&device->lock);
+	*ret = &s->front;
+	return 0;
+}
+
+static void cpu_stream_sync(struct device_stream *stream)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	uint64_t last;
+
+	pthread_mutex_lock(&s->lock);
+	last = s->enqueued;
+	pthread_mutex_unlock(&s->lock);
+	wait_for(s, last);
+}
+
+static double cpu_stream_busy(struct device_stream *stream)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	uint64_t ns;
+
+	pthread_mutex_lock(&s->lock);
+	ns = s->busy_ns;
+	pthread_mutex_unlock(&s->lock);
+	return (double)ns * 1e-9;
+}
+
+static int cpu_event_open(struct device *device, struct device_event **ret, struct err *err)
+{
+	struct cpu_device *d = (struct cpu_device *)device;
+	struct cpu_event *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return err_sys(err, -ENOMEM, "event");
+	e->front.device = device;
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_mutex_lock(&device->lock);
+	e->next = d->events;
+	d->events = e;
+	pthread_mutex_unlock(&device->lock);
+	*ret = &e->front;
+	return 0;
+}
+
+static void cpu_event_record(struct device_event *event, struct device_stream *stream)
+{
+	struct cpu_event *e = (struct cpu_event *)event;
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	uint64_t last;
+
+	pthread_mutex_lock(&s->lock);
+	last = s->enqueued;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_lock(&e->lock);
+	e->stream = s;
+	e->item = last;
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void event_place(struct cpu_event *e, struct cpu_stream **ret_stream, uint64_t *ret_item)
+{
+	pthread_mutex_lock(&e->lock);
+	*ret_stream = e->stream;
+	*ret_item = e->item;
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void cpu_event_sync(struct device_event *event)
+{
+	struct cpu_stream *s;
+	uint64_t item;
+
+	event_place((struct cpu_event *)event, &s, &item);
+	if (s)
+		wait_for(s, item);
+}
+
+static bool cpu_event_query(struct device_event *event)
+{
+	struct cpu_stream *s;
+	uint64_t item;
+	bool complete;
+
+	event_place((struct cpu_event *)event, &s, &item);
+	if (!s)
+		return true;
+	pthread_mutex_lock(&s->lock);
+	complete = s->completed >= item;
+	pthread_mutex_unlock(&s->lock);
+	return complete;
+}
+
+static void cpu_stream_wait(struct device_stream *stream, struct device_event *event)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream, *other;
+	struct item *it;
+	uint64_t item;
+
+	event_place((struct cpu_event *)event, &other, &item);
+	if (!other || other == s)
+		return; /* a stream is in order with itself */
+	it = item_begin(s, ITEM_WAIT);
+	it->u.wait.stream = other;
+	it->u.wait.item = item;
+	item_end(s);
+}
+
+static void cpu_launch(struct device_stream *stream, enum device_op op, const void *args,
+		       size_t args_bytes)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	struct item *it = item_begin(s, ITEM_OP);
+
+	it->op = op;
+	memcpy(it->u.args, args, args_bytes);
+	item_end(s);
+}
+
+static void cpu_copy(struct device_stream *stream, void *dst, const void *src, size_t bytes,
+		     enum device_copy direction)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	struct item *it = item_begin(s, ITEM_COPY);
+
+	(void)direction; /* one address space */
+	it->u.copy.dst = dst;
+	it->u.copy.src = src;
+	it->u.copy.bytes = bytes;
+	item_end(s);
+}
+
+static void cpu_zero(struct device_stream *stream, void *dst, size_t bytes)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	struct item *it = item_begin(s, ITEM_ZERO);
+
+	it->u.copy.dst = dst;
+	it->u.copy.bytes = bytes;
+	item_end(s);
+}
+
+static void cpu_host(struct device_stream *stream, device_host_fn *fn, void *arg)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	struct item *it = item_begin(s, ITEM_HOST);
+
+	it->u.host.fn = fn;
+	it->u.host.arg = arg;
+	item_end(s);
+}
+
+const struct device_backend device_backend_cpu = {
+	.open = cpu_open,
+	.free = cpu_free,
+	.host_register = cpu_host_register,
+	.stream_open = cpu_stream_open,
+	.stream_sync = cpu_stream_sync,
+	.stream_busy = cpu_stream_busy,
+	.event_open = cpu_event_open,
+	.event_record = cpu_event_record,
+	.event_sync = cpu_event_sync,
+	.event_query = cpu_event_query,
+	.stream_wait = cpu_stream_wait,
+	.launch = cpu_launch,
+	.copy = cpu_copy,
+	.zero = cpu_zero,
+	.host = cpu_host,
+};
+
+/* The slot of the next item; waits while the queue is full. Holds the lock until item_end. */
+static struct item *item_begin(struct cpu_stream *s, enum item_kind kind)
+{
+	struct item *it;
+
+	pthread_mutex_lock(&s->lock);
+	while (s->enqueued - s->completed == QUEUE_ITEMS)
+		pthread_cond_wait(&s->done, &s->lock);
+	it = &s->queue[s->enqueued % QUEUE_ITEMS];
+	it->kind = kind;
+	return it;
+}
+
+static void item_end(struct cpu_stream *s)
+{
+	s->enqueued++;
+	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void wait_for(struct cpu_stream *s, uint64_t item)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->completed < item)
+		pthread_cond_wait(&s->done, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void host_run(struct device *device, const struct item *it)
+{
+	struct err err = {0};
+	int rc = it->u.host.fn(it->u.host.arg, &err);
+
+	if (rc >= 0)
+		return;
+	if (err.code >= 0)
+		err_set(&err, rc, "a host function failed: %s", err_str(rc));
+	device_fail(device, &err);
+}
+
+/* Returns the time it took, without waiting. */
+static uint64_t item_run(struct cpu_stream *s, const struct item *it)
+{
+	struct cpu_device *d = (struct cpu_device *)s->front.device;
+	uint64_t start;
+
+	if (it->kind == ITEM_WAIT) {
+		wait_for(it->u.wait.stream, it->u.wait.item);
+		return 0;
+	}
+	start = now_ns();
+	switch (it->kind) {
+	case ITEM_OP:
+		ops[it->op](d->team, it->u.args);
+		break;
+	case ITEM_COPY:
+		memmove(it->u.copy.dst, it->u.copy.src, it->u.copy.bytes);
+		break;
+	case ITEM_ZERO:
+		memset(it->u.copy.dst, 0, it->u.copy.bytes);
+		break;
+	case ITEM_HOST:
+		host_run(&d->front, it);
+		break;
+	case ITEM_WAIT:
+		break;
+	}
+	return now_ns() - start;
+}
+
+static void *stream_main(void *arg)
+{
+	struct cpu_stream *s = arg;
+	uint64_t ns;
+
+	pthread_mutex_lock(&s->lock);
+	for (;;) {
+		while (!s->stop && s->enqueued == s->completed)
+			pthread_cond_wait(&s->work, &s->lock);
+		if (s->enqueued == s->completed)
+			break;
+		pthread_mutex_unlock(&s->lock);
+		ns = device_running(s->front.device)
+			     ? item_run(s, &s->queue[s->completed % QUEUE_ITEMS])
+			     : 0;
+		pthread_mutex_lock(&s->lock);
+		s->busy_ns += ns;
+		s->completed++;
+		pthread_cond_broadcast(&s->done);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}

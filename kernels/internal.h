@@ -1,0 +1,117 @@
+/* Private to kernels/: what a backend is, and what the cpu backend's files share. */
+#ifndef KERNELS_INTERNAL_H
+#define KERNELS_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/device.h"
+
+/*
+ * A backend embeds these three as the first members of its own. The front (device.c) does the
+ * budget and the sticky error; a backend runs work and calls device_fail when some of it fails.
+ */
+struct device_backend {
+	/* Opens with arena of config->memory_bytes, zeroed; the front has set config and error. */
+	int (*open)(const struct device_config *config, struct device **ret, struct err *err);
+	void (*free)(struct device *device);
+	int (*host_register)(struct device *device, void *base, size_t bytes, struct err *err);
+	int (*stream_open)(struct device *device, const char *name, struct device_stream **ret,
+			   struct err *err);
+	void (*stream_sync)(struct device_stream *stream);
+	double (*stream_busy)(struct device_stream *stream);
+	int (*event_open)(struct device *device, struct device_event **ret, struct err *err);
+	void (*event_record)(struct device_event *event, struct device_stream *stream);
+	void (*event_sync)(struct device_event *event);
+	bool (*event_query)(struct device_event *event);
+	void (*stream_wait)(struct device_stream *stream, struct device_event *event);
+	void (*launch)(struct device_stream *stream, enum device_op op, const void *args,
+		       size_t args_bytes);
+	void (*copy)(struct device_stream *stream, void *dst, const void *src, size_t bytes,
+		     enum device_copy direction);
+	void (*zero)(struct device_stream *stream, void *dst, size_t bytes);
+	void (*host)(struct device_stream *stream, device_host_fn *fn, void *arg);
+};
+
+extern const struct device_backend device_backend_cpu;
+
+struct device {
+	const struct device_backend *backend;
+	struct device_config config;
+	uint8_t *arena; /* memory_bytes, the backend's */
+	pthread_mutex_t lock; /* used_bytes, error */
+	uint64_t used_bytes;
+	atomic_bool failed; /* set after error is written, under lock */
+	struct err error;
+};
+
+struct device_stream {
+	struct device *device;
+	const char *name;
+};
+
+struct device_event {
+	struct device *device;
+};
+
+/* For a backend's open and free: the part of struct device that is the front's. */
+int device_init(struct device *device, const struct device_backend *backend,
+		const struct device_config *config);
+void device_done(struct device *device);
+
+/* Makes `err` the device's sticky error unless it has one. Any thread. */
+void device_fail(struct device *device, const struct err *err);
+
+/* Is work still to be run? False after the first failure. */
+bool device_running(const struct device *device);
+
+/*
+ * A team splits one operation over threads. Parts are handed out in any order, so what an
+ * operation computes must not depend on which thread runs a part; `worker` (below the team's
+ * threads) only picks scratch. One operation at a time uses a team of several threads: others wait.
+ */
+struct cpu_team;
+typedef void cpu_team_fn(void *arg, size_t part, unsigned worker);
+
+int cpu_team_open(unsigned threads, struct cpu_team **ret, struct err *err);
+struct cpu_team *cpu_team_free(struct cpu_team *team);
+void cpu_team_run(struct cpu_team *team, cpu_team_fn *fn, void *arg, size_t parts);
+unsigned cpu_team_threads(const struct cpu_team *team);
+
+/* The cpu device's operations: one file each, args as their typed function was given them. */
+void cpu_linear_forward(struct cpu_team *team, const void *args);
+void cpu_linear_backward_input(struct cpu_team *team, const void *args);
+void cpu_linear_backward_weight(struct cpu_team *team, const void *args);
+void cpu_layernorm_forward(struct cpu_team *team, const void *args);
+void cpu_layernorm_backward(struct cpu_team *team, const void *args);
+void cpu_attention_forward(struct cpu_team *team, const void *args);
+void cpu_attention_backward(struct cpu_team *team, const void *args);
+void cpu_gelu_forward(struct cpu_team *team, const void *args);
+void cpu_gelu_backward(struct cpu_team *team, const void *args);
+void cpu_embedding_forward(struct cpu_team *team, const void *args);
+void cpu_embedding_backward(struct cpu_team *team, const void *args);
+void cpu_cross_entropy(struct cpu_team *team, const void *args);
+void cpu_vector_add(struct cpu_team *team, const void *args);
+void cpu_vector_convert(struct cpu_team *team, const void *args);
+void cpu_vector_accumulate(struct cpu_team *team, const void *args);
+void cpu_vector_sumsq(struct cpu_team *team, const void *args);
+void cpu_adam(struct cpu_team *team, const void *args);
+
+/*
+ * Loads OpenBLAS, once in a process. ERR_CONFIG when it is not to be had. cblas_sgemm for row-major
+ * matrices, in the calling thread: c = op(a) op(b) + beta * c.
+ */
+int blas_load(struct err *err);
+void blas_sgemm(bool a_transposed, bool b_transposed, size_t m, size_t n, size_t k, const float *a,
+		size_t a_row, const float *b, size_t b_row, float beta, float *c, size_t c_row);
+
+/* Parts of `piece` elements that make up `count`. */
+static inline size_t parts_of(size_t count, size_t piece)
+{
+	return count / piece + (count % piece != 0);
+}
+
+#endif

@@ -1,0 +1,137 @@
+/*
+ * The typed functions of the operations' headers: each hands its arguments to the device under the
+ * operation's number. Called from whichever thread feeds the stream. What only our own bug can get
+ * wrong is asserted here, where the caller is still on the stack.
+ */
+#include <assert.h>
+
+#include "kernels/activation.h"
+#include "kernels/adam.h"
+#include "kernels/attention.h"
+#include "kernels/embedding.h"
+#include "kernels/internal.h"
+#include "kernels/linear.h"
+#include "kernels/loss.h"
+#include "kernels/norm.h"
+#include "kernels/vector.h"
+
+_Static_assert(sizeof(struct linear) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct layernorm) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct attention) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct gelu) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct embedding) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct cross_entropy) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct vector) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct adam) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+
+static void linear_check(struct device_stream *stream, const struct linear *l)
+{
+	size_t wider = l->in > l->out ? l->in : l->out;
+
+	assert(l->in > 0 && l->out > 0);
+	assert(stream->device->config.type != DEVICE_CPU || l->w_type == DTYPE_F32 ||
+	       (l->scratch && l->scratch_count >= wider));
+}
+
+void linear_forward(struct device_stream *stream, const struct linear *l)
+{
+	linear_check(stream, l);
+	device_launch(stream, OP_LINEAR_FORWARD, l, sizeof(*l));
+}
+
+void linear_backward_input(struct device_stream *stream, const struct linear *l)
+{
+	linear_check(stream, l);
+	device_launch(stream, OP_LINEAR_BACKWARD_INPUT, l, sizeof(*l));
+}
+
+void linear_backward_weight(struct device_stream *stream, const struct linear *l)
+{
+	assert(l->in > 0 && l->out > 0);
+	device_launch(stream, OP_LINEAR_BACKWARD_WEIGHT, l, sizeof(*l));
+}
+
+void layernorm_forward(struct device_stream *stream, const struct layernorm *l)
+{
+	assert(l->width > 0);
+	device_launch(stream, OP_LAYERNORM_FORWARD, l, sizeof(*l));
+}
+
+void layernorm_backward(struct device_stream *stream, const struct layernorm *l)
+{
+	assert(l->width > 0);
+	device_launch(stream, OP_LAYERNORM_BACKWARD, l, sizeof(*l));
+}
+
+static void attention_check(struct device_stream *stream, const struct attention *a)
+{
+	unsigned threads = stream->device->config.threads;
+
+	assert(a->head_dim > 0);
+	assert(a->scratch_count >= attention_scratch_count(a->seq, a->head_dim, threads));
+}
+
+void attention_forward(struct device_stream *stream, const struct attention *a)
+{
+	attention_check(stream, a);
+	device_launch(stream, OP_ATTENTION_FORWARD, a, sizeof(*a));
+}
+
+void attention_backward(struct device_stream *stream, const struct attention *a)
+{
+	attention_check(stream, a);
+	device_launch(stream, OP_ATTENTION_BACKWARD, a, sizeof(*a));
+}
+
+void gelu_forward(struct device_stream *stream, const struct gelu *g)
+{
+	device_launch(stream, OP_GELU_FORWARD, g, sizeof(*g));
+}
+
+void gelu_backward(struct device_stream *stream, const struct gelu *g)
+{
+	device_launch(stream, OP_GELU_BACKWARD, g, sizeof(*g));
+}
+
+void embedding_forward(struct device_stream *stream, const struct embedding *e)
+{
+	device_launch(stream, OP_EMBEDDING_FORWARD, e, sizeof(*e));
+}
+
+void embedding_backward(struct device_stream *stream, const struct embedding *e)
+{
+	device_launch(stream, OP_EMBEDDING_BACKWARD, e, sizeof(*e));
+}
+
+void cross_entropy(struct device_stream *stream, const struct cross_entropy *c)
+{
+	assert(c->vocab > 0);
+	device_launch(stream, OP_CROSS_ENTROPY, c, sizeof(*c));
+}
+
+void vector_add(struct device_stream *stream, const struct vector *v)
+{
+	assert(v->a_type == DTYPE_F32);
+	device_launch(stream, OP_VECTOR_ADD, v, sizeof(*v));
+}
+
+void vector_convert(struct device_stream *stream, const struct vector *v)
+{
+	device_launch(stream, OP_VECTOR_CONVERT, v, sizeof(*v));
+}
+
+void vector_accumulate(struct device_stream *stream, const struct vector *v)
+{
+	device_launch(stream, OP_VECTOR_ACCUMULATE, v, sizeof(*v));
+}
+
+void vector_sumsq(struct device_stream *stream, const struct vector *v)
+{
+	device_launch(stream, OP_VECTOR_SUMSQ, v, sizeof(*v));
+}
+
+void adam_step(struct device_stream *stream, const struct adam *a)
+{
+	assert(a->decay_count <= a->count);
+	device_launch(stream, OP_ADAM, a, sizeof(*a));
+}

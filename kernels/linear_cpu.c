@@ -1,0 +1,202 @@
+/*
+ * Products with a weight matrix on the cpu device. Called from a stream's thread.
+ *
+ * Invariants:
+ * 1. A product is cut into tiles of c by its shape alone, and each tile is one call of sgemm over
+ *    the whole inner dimension. So the bits do not depend on the number of threads.
+ * 2. A bf16 weight is widened panel by panel: as many columns of c as `scratch` holds whole inner
+ *    dimensions for. The inner dimension is never cut. The last bits may depend on scratch_count,
+ *    since OpenBLAS treats the columns at a matrix's edge by themselves.
+ */
+#include "kernels/linear.h"
+
+#include "kernels/internal.h"
+#include "kernels/simd.h"
+
+/*
+ * Rows and columns of a tile. A call of sgemm packs both its operands, which costs as much as some
+ * forty multiply-adds an element: few per cent at this size.
+ */
+#define TILE_ROWS 256u
+#define TILE_COLS 1024u
+
+/* Elements of a vector that a thread takes at a time. */
+#define COLUMNS_PIECE 64u
+#define WIDEN_PIECE   4096u
+
+struct product {
+	bool a_transposed, b_transposed;
+	size_t m, n, k;
+	const float *a, *b;
+	size_t a_row, b_row;
+	float beta;
+	float *c;
+	size_t c_row;
+	size_t tiles_across;
+};
+
+static size_t smaller(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static void product_tile(void *arg, size_t part, unsigned worker)
+{
+	const struct product *p = arg;
+	size_t i = part / p->tiles_across * TILE_ROWS, j = part % p->tiles_across * TILE_COLS;
+	const float *a = p->a + (p->a_transposed ? i : i * p->a_row);
+	const float *b = p->b + (p->b_transposed ? j * p->b_row : j);
+
+	(void)worker;
+	blas_sgemm(p->a_transposed, p->b_transposed, smaller(TILE_ROWS, p->m - i),
+		   smaller(TILE_COLS, p->n - j), p->k, a, p->a_row, b, p->b_row, p->beta,
+		   p->c + i * p->c_row + j, p->c_row);
+}
+
+static void product_run(struct cpu_team *team, struct product *p)
+{
+	p->tiles_across = parts_of(p->n, TILE_COLS);
+	cpu_team_run(team, product_tile, p, parts_of(p->m, TILE_ROWS) * p->tiles_across);
+}
+
+/* Widens rows x cols of a bf16 matrix to rows of `cols` floats. */
+struct widening {
+	float *to;
+	const uint16_t *from;
+	size_t rows, cols, from_row, piece_rows;
+};
+
+static void widen_piece(void *arg, size_t part, unsigned worker)
+{
+	const struct widening *w = arg;
+	size_t begin = part * w->piece_rows, end = smaller(begin + w->piece_rows, w->rows);
+
+	(void)worker;
+	for (size_t i = begin; i < end; i++)
+		simd_get()->widen(w->to + i * w->cols, w->from + i * w->from_row, w->cols);
+}
+
+static void widen_run(struct cpu_team *team, struct widening *w)
+{
+	w->piece_rows = parts_of(WIDEN_PIECE, w->cols);
+	cpu_team_run(team, widen_piece, w, parts_of(w->rows, w->piece_rows));
+}
+
+/*
+ * c (+)= a op(w) with w stored as [w_rows][w_cols]; b_transposed says that c's columns are w's rows.
+ */
+static void product_with_weight(struct cpu_team *team, struct product *p, const struct linear *l,
+				size_t w_cols)
+{
+	struct product panel = *p;
+	size_t cols;
+
+	if (l->w_type == DTYPE_F32) {
+		p->b = l->w;
+		p->b_row = w_cols;
+		product_run(team, p);
+		return;
+	}
+	cols = smaller(l->scratch_count / p->k, TILE_COLS);
+	if (cols > 16)
+		cols = cols / 16 * 16;
+	for (size_t j = 0; j < p->n; j += cols) {
+		struct widening w = {.to = l->scratch, .from_row = w_cols};
+
+		panel.n = smaller(cols, p->n - j);
+		panel.c = p->c + j;
+		panel.b = l->scratch;
+		w.from = (const uint16_t *)l->w + (p->b_transposed ? j * w_cols : j);
+		w.rows = p->b_transposed ? panel.n : p->k;
+		w.cols = p->b_transposed ? p->k : panel.n;
+		panel.b_row = w.cols;
+		widen_run(team, &w);
+		product_run(team, &panel);
+	}
+}
+
+static void bias_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct linear *l = arg;
+	size_t begin = part * TILE_ROWS, end = smaller(begin + TILE_ROWS, l->rows);
+
+	(void)worker;
+	for (size_t i = begin; i < end; i++) {
+		if (l->w_type == DTYPE_F32)
+			memcpy(l->y + i * l->out, l->bias, l->out * sizeof(float));
+		else
+			simd_get()->widen(l->y + i * l->out, l->bias, l->out);
+	}
+}
+
+void cpu_linear_forward(struct cpu_team *team, const void *args)
+{
+	const struct linear *l = args;
+	struct product p = {
+		.b_transposed = l->w_transposed,
+		.m = l->rows,
+		.n = l->out,
+		.k = l->in,
+		.a = l->x,
+		.a_row = l->in,
+		.beta = l->bias ? 1.0f : 0.0f,
+		.c = l->y,
+		.c_row = l->out,
+	};
+
+	/* The bias is there first and the product adds to it: no pass over y afterwards. */
+	if (l->bias)
+		cpu_team_run(team, bias_rows, (void *)l, parts_of(l->rows, TILE_ROWS));
+	product_with_weight(team, &p, l, l->w_transposed ? l->in : l->out);
+}
+
+void cpu_linear_backward_input(struct cpu_team *team, const void *args)
+{
+	const struct linear *l = args;
+	struct product p = {
+		.b_transposed = !l->w_transposed,
+		.m = l->rows,
+		.n = l->in,
+		.k = l->out,
+		.a = l->dy,
+		.a_row = l->out,
+		.c = l->dx,
+		.c_row = l->in,
+	};
+
+	product_with_weight(team, &p, l, l->w_transposed ? l->in : l->out);
+}
+
+static void dbias_columns(void *arg, size_t part, unsigned worker)
+{
+	const struct linear *l = arg;
+	size_t j = part * COLUMNS_PIECE;
+
+	(void)worker;
+	simd_get()->column_sum(l->dbias + j, l->dy + j, l->rows, l->out,
+			       smaller(COLUMNS_PIECE, l->out - j));
+}
+
+void cpu_linear_backward_weight(struct cpu_team *team, const void *args)
+{
+	const struct linear *l = args;
+	const float *a = l->w_transposed ? l->dy : l->x, *b = l->w_transposed ? l->x : l->dy;
+	size_t m = l->w_transposed ? l->out : l->in, n = l->w_transposed ? l->in : l->out;
+	struct product p = {
+		.a_transposed = true,
+		.m = m,
+		.n = n,
+		.k = l->rows,
+		.a = a,
+		.b = b,
+		.a_row = m,
+		.b_row = n,
+		.beta = 1.0f,
+		.c = l->dw,
+		.c_row = n,
+	};
+
+	product_run(team, &p);
+	if (l->dbias)
+		cpu_team_run(team, dbias_columns, (void *)l, parts_of(l->out, COLUMNS_PIECE));
+}
