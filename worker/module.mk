@@ -1,0 +1,8 @@
+MODULES       += worker
+worker_SRCS   := $(filter-out worker/dsworker.c worker/dsprep.c,$(sort $(wildcard worker/*.c)))
+worker_USES   := offload comm kernels common
+PROGS         += dsworker dsprep
+dsworker_SRCS := worker/dsworker.c
+dsworker_USES := worker offload comm kernels common
+dsprep_SRCS   := worker/dsprep.c
+dsprep_USES   := worker common
