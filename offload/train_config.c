@@ -12,7 +12,6 @@
 #include "offload/train_config.h"
 
 #include <errno.h>
-#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -66,14 +65,14 @@ static const struct conf_key batch_keys[] = {
 	{.type = CONF_END},
 };
 
-/* DBL_MIN and FLT_MAX stand for "above 0" and "finite": the arithmetic is fp32 in the end. */
+/* What is finite in double may not be in fp32, where the arithmetic is done in the end. */
 static const struct conf_key optimizer_keys[] = {
 	{"type", CONF_ENUM, AT(optimizer.type), .names = optimizer_names},
-	{"lr", CONF_DOUBLE, AT(optimizer.lr), .required = true, .max = FLT_MAX},
+	{"lr", CONF_DOUBLE, AT(optimizer.lr), .required = true, .max = 1e30},
 	{"betas", CONF_DOUBLES, AT(optimizer.betas), .count = 2},
-	{"eps", CONF_DOUBLE, AT(optimizer.eps), .max = FLT_MAX},
-	{"weight_decay", CONF_DOUBLE, AT(optimizer.weight_decay), .max = FLT_MAX},
-	{"clip", CONF_DOUBLE, AT(optimizer.clip), .max = FLT_MAX},
+	{"eps", CONF_DOUBLE, AT(optimizer.eps), .max = 1e30},
+	{"weight_decay", CONF_DOUBLE, AT(optimizer.weight_decay), .max = 1e30},
+	{"clip", CONF_DOUBLE, AT(optimizer.clip), .max = 1e30},
 	{.type = CONF_END},
 };
 
@@ -81,7 +80,7 @@ static const struct conf_key schedule_keys[] = {
 	{"type", CONF_ENUM, AT(schedule.type), .names = schedule_names},
 	{"warmup", CONF_U64, AT(schedule.warmup), .max = STEPS_MAX},
 	{"steps", CONF_U64, AT(schedule.steps), .required = true, .min = 1, .max = STEPS_MAX},
-	{"min_lr", CONF_DOUBLE, AT(schedule.min_lr), .max = FLT_MAX},
+	{"min_lr", CONF_DOUBLE, AT(schedule.min_lr), .max = 1e30},
 	{.type = CONF_END},
 };
 
