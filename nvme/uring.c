@@ -85,6 +85,14 @@ static void uring_free(void *queue)
 {
 	struct uring *u = queue;
 
+	/*
+	 * The kernel takes a ring down some time after its descriptor is closed. The space of the
+	 * files and the pinned pages shall be free when we return; what fails here comes later.
+	 */
+	if (u->fixed_files)
+		(void)io_uring_unregister_files(&u->ring);
+	if (u->piece_table)
+		(void)io_uring_unregister_buffers(&u->ring);
 	io_uring_queue_exit(&u->ring);
 	free(u);
 }
