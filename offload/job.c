@@ -2,9 +2,9 @@
  * The job as text, from the launcher to each worker, and reports back. The launcher formats once,
  * each worker parses once before its threads start; a worker's main thread writes the reports.
  *
- * 1. The text is JSON that YAML reads as JSON does: what YAML takes for a line break, or refuses to
- *    see raw (DEL, C1 controls with NEL, LS, PS, BOM), is escaped, so that every string goes through
- *    byte by byte.
+ * 1. The text is JSON in printable ASCII. Within strings every other byte, and what JSON escapes, is
+ *    %XX: YAML's reader, which is what parses it, folds line breaks, drops marks and refuses control
+ *    characters, and the name of a file need not even be UTF-8. So any string arrives byte by byte.
  * 2. A report is one head and its text, and nothing else is written to that pipe: a reader who finds
  *    a head finds the text behind it, or the end of the pipe.
  */
@@ -22,77 +22,59 @@
 
 #define AT(field) .offset = offsetof(struct job, field)
 
-/* "\uXXXX", the longest that a byte becomes. */
-#define ESCAPE_BYTES 6
-
-/*
- * Must the character at `s` be escaped? Returns its bytes, 0 when it may stand as it is, and what it
- * is. Characters beyond U+FFFF may: YAML would not take the pair of escapes that JSON has for them.
- */
-static size_t escape_needed(const unsigned char *s, unsigned *ret_code)
+static bool is_plain(char c)
 {
-	static const struct {
-		unsigned char bytes[4];
-		unsigned code;
-	} wide[] = {
-		{"\xe2\x80\xa8", 0x2028},
-		{"\xe2\x80\xa9", 0x2029},
-		{"\xef\xbb\xbf", 0xfeff},
-	};
-
-	if (s[0] < 0x20 || s[0] == '"' || s[0] == '\\' || s[0] == 0x7f) {
-		*ret_code = s[0];
-		return 1;
-	}
-	if (s[0] == 0xc2 && s[1] >= 0x80 && s[1] < 0xa0) {
-		*ret_code = s[1];
-		return 2;
-	}
-	for (size_t i = 0; i < sizeof(wide) / sizeof(wide[0]); i++)
-		if (!strncmp((const char *)s, (const char *)wide[i].bytes, 3)) {
-			*ret_code = wide[i].code;
-			return 3;
-		}
-	return 0;
-}
-
-/* A JSON string, quotes included, which the caller frees; NULL when memory ran out. */
-static char *quote(const char *text)
-{
-	const unsigned char *s = (const unsigned char *)text;
-	char *quoted = malloc(ESCAPE_BYTES * strlen(text) + 3), *out = quoted;
-
-	if (!quoted)
-		return NULL;
-	*out++ = '"';
-	while (*s) {
-		unsigned code;
-		size_t len = escape_needed(s, &code);
-
-		if (len)
-			out += sprintf(out, "\\u%04x", code);
-		else
-			*out++ = (char)*s;
-		s += len ? len : 1;
-	}
-	*out++ = '"';
-	*out = '\0';
-	return quoted;
+	return c >= 0x20 && c < 0x7f && c != '%' && c != '"' && c != '\\';
 }
 
 /* False when memory ran out. An absent string is an absent key. */
 static bool put(struct json *j, const char *key, const char *text)
 {
-	char *quoted;
+	char *coded, *out;
 
 	if (!text || !*text)
 		return true;
-	quoted = quote(text);
-	if (!quoted)
+	out = coded = malloc(3 * strlen(text) + 1);
+	if (!coded)
 		return false;
-	json_raw(j, key, quoted);
-	free(quoted);
+	for (; *text; text++)
+		if (is_plain(*text))
+			*out++ = *text;
+		else
+			out += sprintf(out, "%%%02x", (unsigned char)*text);
+	*out = '\0';
+	json_string(j, key, coded);
+	free(coded);
 	return true;
+}
+
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Undoes put() in place: the document owns the string, nobody else has seen it, it only shrinks. */
+static int take(const char *text, const struct conf_doc *doc, const char *key, struct err *err)
+{
+	char *out = (char *)(uintptr_t)text;
+
+	while (text && *text) {
+		int high, low;
+
+		if (*text != '%') {
+			*out++ = *text++;
+			continue;
+		}
+		high = hex_digit(text[1]);
+		low = high < 0 ? -1 : hex_digit(text[2]);
+		if (low < 0 || high + low == 0)
+			return conf_error(doc, key, err, "'%.3s' is not %%XX", text);
+		*out++ = (char)(16 * high + low);
+		text += 3;
+	}
+	if (text)
+		*out = '\0';
+	return 0;
 }
 
 char *job_format(const struct job *job)
@@ -132,11 +114,22 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 		{.type = CONF_END},
 	};
 	struct job job = {0};
-	int rc = conf_parse("job", text, len, keys, &job, ret_doc, err);
+	struct conf_doc *doc;
+	int rc = conf_parse("job", text, len, keys, &job, &doc, err);
 
 	if (rc < 0)
 		return rc;
+	if ((rc = take(job.id, doc, "id", err)) < 0 ||
+	    (rc = take(job.config_name, doc, "config_name", err)) < 0 ||
+	    (rc = take(job.config_text, doc, "config_text", err)) < 0 ||
+	    (rc = take(job.socket, doc, "socket", err)) < 0 ||
+	    (rc = take(job.export_path, doc, "export_path", err)) < 0 ||
+	    (rc = take(job.prompt, doc, "prompt", err)) < 0) {
+		conf_free(doc);
+		return rc;
+	}
 	*ret = job;
+	*ret_doc = doc;
 	return 0;
 }
 

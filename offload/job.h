@@ -33,9 +33,8 @@ struct job {
 };
 
 /*
- * The job as JSON text, which the caller frees; NULL when memory ran out. Strings are UTF-8: who
- * takes one from a command line checks it, since job_parse refuses what is not. An empty string is
- * as good as none.
+ * The job as JSON text, which the caller frees; NULL when memory ran out. Strings go through byte by
+ * byte, whatever they hold; an empty one is as good as none.
  */
 char *job_format(const struct job *job);
 

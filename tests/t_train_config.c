@@ -39,8 +39,23 @@ static const char *const base[] = {
 
 #define LINES (sizeof(base) / sizeof(base[0]))
 
-enum { MODEL, DATA, BATCH, OPTIMIZER, SCHEDULE, PRECISION, ZERO, NVME, HOST, DEVICE, CHECKPOINT,
-       EVALUATE, LOG, SEED, NOTHING };
+enum {
+	MODEL,
+	DATA,
+	BATCH,
+	OPTIMIZER,
+	SCHEDULE,
+	PRECISION,
+	ZERO,
+	NVME,
+	HOST,
+	DEVICE,
+	CHECKPOINT,
+	EVALUATE,
+	LOG,
+	SEED,
+	NOTHING
+};
 
 struct edit {
 	int line;
@@ -239,16 +254,23 @@ END_TEST
 START_TEST(wrong_document)
 {
 	static const char *const texts[] = {
-		"", "# nothing\n", "12\n", "[model]\n", "model: {\n", "model:\n\tlayers: 2\n",
-		"seed: 1\n---\nseed: 2\n", "seed: \x01\n", "seed: \xff\n",
+		"",
+		"# nothing\n",
+		"12\n",
+		"[model]\n",
+		"model: {\n",
+		"model:\n\tlayers: 2\n",
+		"seed: 1\n---\nseed: 2\n",
+		"seed: \x01\n",
+		"seed: \xff\n",
 	};
 	struct train_config config;
 	struct conf_doc *doc = NULL;
 	struct err err = {0};
 
-	ck_assert_int_eq(train_config_parse("t.yaml", texts[_i], strlen(texts[_i]), &config, &doc,
-					    &err),
-			 ERR_CONFIG);
+	ck_assert_int_eq(
+		train_config_parse("t.yaml", texts[_i], strlen(texts[_i]), &config, &doc, &err),
+		ERR_CONFIG);
 	ck_assert_msg(!strncmp(err.text, "t.yaml:", 7), "%s", err.text);
 	ck_assert_ptr_null(doc);
 }
@@ -402,11 +424,9 @@ static void lr_is(const struct train_config *c, uint64_t step, double expected)
 
 START_TEST(rate_by_hand)
 {
-	struct train_config c = {.optimizer.lr = 1e-2,
-				 .schedule = {.type = SCHEDULE_LINEAR,
-					      .warmup = 4,
-					      .steps = 12,
-					      .min_lr = 2e-3}};
+	struct train_config c = {
+		.optimizer.lr = 1e-2,
+		.schedule = {.type = SCHEDULE_LINEAR, .warmup = 4, .steps = 12, .min_lr = 2e-3}};
 
 	lr_is(&c, 1, 2.5e-3);
 	lr_is(&c, 3, 7.5e-3);
