@@ -1,7 +1,8 @@
 # dsrun: one Makefile. A room is a directory with a module.mk; nothing here recurses.
 #
 #   make quickstart     set up this machine, build, train on real text, show a sample
-#   make check          the same set-up, then every test; check-long: the tests that take longer
+#   make check          the same set-up, then every test; check-long: the tests that take longer;
+#                       check-thread: the tests with threads, under ThreadSanitizer
 #   make all | lint | bench | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
@@ -52,7 +53,7 @@ objs     = $(patsubst %,$(B)/%.o,$(basename $($(1)_SRCS)))
 lib      = $(B)/lib/lib$(1).a
 libs     = $(foreach m,$($(1)_USES),$(call lib,$m))
 ldlibs   = $(foreach m,$(1) $($(1)_USES),$($m_LIBS)) -lm -lpthread
-all_objs = $(foreach m,$(MODULES),$(call objs,$m))
+all_objs = $(sort $(foreach m,$(MODULES) $(PROGS),$(call objs,$m)))
 
 $(B)/%.o: %.c Makefile
 	$(if $(Q),@echo "  CC    $<")
@@ -61,7 +62,7 @@ $(B)/%.o: %.c Makefile
 
 # Per room: an archive, and a link of that archive alone against what module.mk says it uses.
 define module_rules
-$(call objs,$(1)): ROOM_CFLAGS := $($(1)_CFLAGS)
+$(B)/$(1)/%.o: ROOM_CFLAGS := $($(1)_CFLAGS)
 $(call lib,$(1)): $(call objs,$(1))
 	$(if $(Q),@echo "  AR    $$@")
 	$(Q)mkdir -p $$(@D); rm -f $$@; $(AR) rcs $$@ $$^
@@ -102,21 +103,32 @@ config: $(PROGS:%=$(B)/bin/%)
 	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)"
 
 deps:
-	@etc/deps.sh
+	@etc/deps.sh all
+deps-build deps-check: deps-%:
+	@etc/deps.sh $*
 
-# Everything below `deps` runs in a second make, since variables like SYSTEMD are found at parsing.
-quickstart: deps
-	$(Q)$(MAKE) --no-print-directory all
+# What follows `deps` runs in a second make, since variables like SYSTEMD are found at parsing; on
+# all processors, unless the user said how many.
+submake = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
+quickstart: deps-build
+	$(Q)$(submake) all
 	$(Q)examples/quickstart.sh $(B)
 
-check: deps
-	$(Q)$(MAKE) --no-print-directory check-run
+check: deps-check
+	$(Q)$(submake) check-run
 check-run: all tests lint
-	$(Q)B=$(B) tests/run.sh $(TESTS:%=$(B)/tests/%) $(TEST_SCRIPTS)
-check-long: deps
-	$(Q)$(MAKE) --no-print-directory check-long-run
+	$(Q)B=$(B) SAN=$(SAN) tests/run.sh $(TESTS:%=$(B)/tests/%) $(TEST_SCRIPTS)
+check-long: deps-check
+	$(Q)$(submake) check-long-run
 check-long-run: all tests
-	$(Q)B=$(B) TEST_TIMEOUT=$${TEST_TIMEOUT:-1800} tests/run.sh $(TESTS_LONG:%=$(B)/tests/%) $(TEST_SCRIPTS_LONG)
+	$(Q)B=$(B) SAN=$(SAN) TEST_TIMEOUT=$${TEST_TIMEOUT:-1800} \
+	    tests/run.sh $(TESTS_LONG:%=$(B)/tests/%) $(TEST_SCRIPTS_LONG)
+# The tests with something for ThreadSanitizer to see: a room adds its own to TESTS_THREAD.
+check-thread: deps-check
+	$(Q)$(submake) SAN=thread B=$(B)/san-thread check-thread-run
+check-thread-run: all tests
+	$(Q)B=$(B) SAN=$(SAN) tests/run.sh $(TESTS_THREAD:%=$(B)/tests/%) $(TEST_SCRIPTS_THREAD)
 
 lint: check-layers check-headers check-isa check-owners check-includes check-man check-shell
 check-headers: $(patsubst %.h,$(B)/hdr/%.ok,$(wildcard */*.h))
@@ -128,14 +140,16 @@ check-isa: $(all_objs)
 check-includes:
 	$(Q)tests/lint/includes.sh
 check-owners: $(all_objs)
-	$(Q)tests/lint/owners.sh $(B) $(MODULES)
+	$(Q)tests/lint/owners.sh $(B) $^
 check-man:
-	$(Q)tests/lint/man.sh
+	$(Q)tests/lint/man.sh $(PROGS)
 check-shell:
 	$(Q)tests/lint/shell.sh
+check-text:
+	$(Q)tests/lint/text.sh
 
 bench: deps
-	$(Q)$(MAKE) --no-print-directory bench-run
+	$(Q)$(submake) bench-run
 bench-run: all benches
 	$(Q)B=$(B) bench/run.sh
 
@@ -145,7 +159,7 @@ format:
 	clang-format -i $(shell git ls-files '*.c' '*.h')
 clean:
 	rm -rf $(B)
-.PHONY: all config deps quickstart check check-run check-long check-long-run tests benches lint check-layers \
-	check-headers check-isa check-owners check-includes check-man check-shell bench bench-run format clean
+.PHONY: all config deps deps-build deps-check check-thread check-thread-run quickstart check check-run check-long check-long-run tests benches lint check-layers \
+	check-headers check-isa check-owners check-includes check-man check-shell check-text bench bench-run format clean
 .SECONDARY:
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path '$(B)/san-*' -prune -o -name '*.d' -print 2>/dev/null)

@@ -430,7 +430,7 @@ static int string_read(struct reader *r, const char **ret, const char *path)
 		return fail(r, r->event.start_mark, path, "the text is empty");
 	for (const char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			return fail(r, r->event.start_mark, path, "the text has a control character");
+			return fail(r, r->event.start_mark, path, "a control character inside");
 	*ret = doc_string(r->doc, text);
 	return *ret ? 0 : no_memory(r);
 }

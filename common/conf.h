@@ -62,13 +62,13 @@ struct conf_doc; /* opaque: owns strings and remembers where each key stood */
 
 /*
  * Parses `len` bytes of `text`, named `name` in messages, into `out`, which the caller has filled
- * with defaults. On success *ret_doc owns every string in `out`: free it last. Returns 0, ERR_CONFIG
- * with the text in err, or -ENOMEM. `out` may be partly written on failure.
+ * with defaults. On success *ret_doc owns every string in `out`: free it last. Returns 0,
+ * ERR_CONFIG with the text in err, or -ENOMEM. `out` may be partly written on failure.
  */
 int conf_parse(const char *name, const char *text, size_t len, const struct conf_key *keys,
 	       void *out, struct conf_doc **ret_doc, struct err *err);
 
-/* conf_parse of a file; ERR_NOINPUT when it cannot be read, ERR_CONFIG when it is not plain text. */
+/* conf_parse of a file; ERR_NOINPUT when it cannot be read, ERR_CONFIG when it is no text. */
 int conf_load(const char *path, const struct conf_key *keys, void *out, struct conf_doc **ret_doc,
 	      struct err *err);
 

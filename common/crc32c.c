@@ -5,8 +5,8 @@
  * three thirds of a block run side by side and are joined after it.
  * Invariants:
  * 1. Both forms give the same value for every buffer, length, alignment and starting value.
- * 2. Joining uses linearity: crc(a | b) = zeros(crc(a), len(b)) ^ crc(b), where zeros() runs a state
- *    over so many zero bytes; zeros_long and zeros_short hold that map for the two block lengths.
+ * 2. Joining uses linearity: crc(a | b) = zeros(crc(a), len(b)) ^ crc(b), where zeros() runs a
+ *    state over so many zero bytes; zeros_long and zeros_short hold that map for the two lengths.
  * 3. Inside, the state is not inverted; the public functions invert at both ends.
  */
 #include "common/crc32c.h"

@@ -3,7 +3,7 @@
  *
  * Called from every room and any thread; a struct err belongs to one thread at a time.
  * Invariants:
- * 1. text is always NUL-terminated and never holds half a record: what does not fit is cut at the end.
+ * 1. text is always NUL-terminated; what does not fit is cut at the end.
  * 2. Arguments may point into err->text itself: everything is formatted beside it, then copied.
  * 3. A NULL err costs only the text, except in err_add, which has nothing else to return.
  */

@@ -18,7 +18,8 @@ int file_pwrite_all(int fd, const void *buf, size_t len, uint64_t offset, struct
  * The whole of a file of at most max_bytes, NUL-terminated for convenience; the caller frees it.
  * ERR_NOINPUT when it cannot be opened, ERR_DATA when it is larger.
  */
-int file_load(const char *path, size_t max_bytes, char **ret_text, size_t *ret_len, struct err *err);
+int file_load(const char *path, size_t max_bytes, char **ret_text, size_t *ret_len,
+	      struct err *err);
 
 /* Writes `path` atomically: temporary name beside it, fsync, rename, fsync of the directory. */
 int file_replace(const char *path, const void *data, size_t len, struct err *err);

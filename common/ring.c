@@ -68,9 +68,9 @@ int ring_attach(struct ring *ring, void *mem, size_t mem_bytes, uint32_t slot_by
 
 	assert((uintptr_t)mem % RING_ALIGN == 0 && geometry_fits(slot_bytes, slot_count));
 	if (mem_bytes < ring_bytes(slot_bytes, slot_count))
-		return err_set(err, ERR_PROTOCOL, "ring: %zu bytes of memory, %u slots of %u need %zu",
-			       mem_bytes, slot_count, slot_bytes,
-			       ring_bytes(slot_bytes, slot_count));
+		return err_set(err, ERR_PROTOCOL,
+			       "ring: %zu bytes of memory, %u slots of %u need %zu", mem_bytes,
+			       slot_count, slot_bytes, ring_bytes(slot_bytes, slot_count));
 	memcpy(&seen, h, offsetof(struct ring_header, pad0));
 	if (seen.magic != RING_MAGIC || seen.version != RING_VERSION)
 		return err_set(err, ERR_PROTOCOL,

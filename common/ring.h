@@ -4,7 +4,7 @@
  * with what the header says, records are copied out before anyone looks at them.
  *
  * Wake-ups cost a system call only when the other side sleeps: the consumer announces its sleep in
- * the header and polls an eventfd, and the producer writes the eventfd when it sees the announcement.
+ * the header and polls an eventfd, and the producer writes the eventfd when it sees that.
  */
 #ifndef COMMON_RING_H
 #define COMMON_RING_H
@@ -32,14 +32,14 @@ struct ring {
 size_t ring_bytes(uint32_t slot_bytes, uint32_t slot_count);
 
 /*
- * Formats zeroed shared memory, aligned to 128. slot_bytes is a multiple of 8; slot_count a power of
- * two, at most RING_SLOTS_MAX.
+ * Formats zeroed shared memory, aligned to 128. slot_bytes is a multiple of 8; slot_count a power
+ * of two, at most RING_SLOTS_MAX.
  */
 void ring_format(void *mem, uint32_t slot_bytes, uint32_t slot_count);
 
 /*
- * Takes a side of a formatted ring. Returns ERR_PROTOCOL, with both geometries in the text, when
- * magic, version or geometry are not as expected.
+ * Takes a side of a freshly formatted ring, from record 0 on. Returns ERR_PROTOCOL, with both
+ * geometries in the text, when magic, version or geometry are not as expected.
  */
 int ring_attach(struct ring *ring, void *mem, size_t mem_bytes, uint32_t slot_bytes,
 		uint32_t slot_count, int wake_fd, struct err *err);

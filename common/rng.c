@@ -1,8 +1,8 @@
 /*
  * Philox 4x32-10: ten rounds of two 32x32 multiplications on a 128-bit counter under a 64-bit key.
  *
- * Pure functions, any thread. Invariant: these values are part of what a run means (initial weights,
- * sampling), so a change here breaks resuming; the known answers in tests/t_rng.c hold it still.
+ * Pure functions, any thread. Invariant: these values are part of what a run means (initial
+ * weights, sampling), so a change breaks resuming; known answers in tests/t_rng.c hold it still.
  */
 #include "common/rng.h"
 

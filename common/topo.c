@@ -214,8 +214,9 @@ static struct group part_find(const struct topo *topo, unsigned index, unsigned 
 	for (unsigned i = 0; i < topo->group_count; i++) {
 		const struct group *g = &topo->groups[i];
 		/* Parts before this node and up to its end, rounded to the nearest. */
+		uint64_t end = g->first + g->count;
 		uint64_t before = (2 * (uint64_t)parts * g->first + cores) / (2 * cores);
-		uint64_t until = (2 * (uint64_t)parts * (g->first + g->count) + cores) / (2 * cores);
+		uint64_t until = (2 * (uint64_t)parts * end + cores) / (2 * cores);
 
 		if (index < before || index >= until)
 			continue;

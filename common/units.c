@@ -2,7 +2,7 @@
  * Sizes and durations: a decimal number, then a unit out of a table.
  *
  * Pure functions, any thread. Invariants:
- * 1. No floating point in parsing: the value is (whole * 10^d + fraction) * unit / 10^d in 128 bits,
+ * 1. No floating point in parsing: the value is whole * unit + fraction * unit / 10^d in 128 bits,
  *    rounded down to a whole byte or nanosecond.
  * 2. The locale changes nothing: the point is a point.
  */
