@@ -11,7 +11,7 @@
 
 /*
  * One number, boolean, size, duration or word of an enum out of a scalar's text into `field`, of
- * the type that conf.h gives for key->type. `quoted` tells that the text stood in quotes. Returns 0,
+ * the type that conf.h gives for key->type. `quoted`: the text stood in quotes. Returns 0,
  * or a negative code with the reason in `why`. Writes `field` on success only.
  */
 int conf_scalar_parse(const struct conf_key *key, const char *text, bool quoted, void *field,
