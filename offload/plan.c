@@ -274,7 +274,6 @@ static void host_sizes(struct plan *p)
 {
 	const struct largest l = largest_of(p);
 	const uint64_t param = dtype_bytes(p->param_type);
-	const uint64_t state = plan_state_elem_bytes(p->param_type);
 	struct plan_host *h = &p->host;
 	const bool blobs_in_swap = p->param_blobs && p->place_param == PLACE_NVME;
 
@@ -294,11 +293,6 @@ static void host_sizes(struct plan *p)
 	h->grad_slot_bytes = align(l.opt * dtype_bytes(p->grad_type));
 	h->transfer_slots = TRANSFER_SLOTS;
 	h->transfer_slot_bytes = align(p->chunk_elems * TRANSFER_BYTES);
-	h->chunk_buffer_bytes = align(p->chunk_elems * state);
-	if (p->param_home == PROTOCOL_HOME_SWAP)
-		h->chunk_buffer_bytes += align(p->chunk_elems * param);
-	if (p->grad_kept)
-		h->chunk_buffer_bytes += align(p->chunk_elems * dtype_bytes(p->grad_kept_type));
 }
 
 /* Where parameters lie in the arena, and the sum of the daemon's state in memory. */
@@ -351,16 +345,21 @@ static uint64_t grad_unit_bytes(const struct plan *p, const struct plan_unit *u)
 	return align(u->opt_elems * dtype_bytes(p->grad_kept_type));
 }
 
-/* Keeps what gradients fit into `room`, in unit order, and spills the others; returns the bytes. */
-static uint64_t gradients_keep(struct plan *p, uint64_t room)
+/*
+ * Keeps what gradients fit into `room`, in unit order, and spills the others. Returns the bytes kept;
+ * *ret_spilled tells whether there are others.
+ */
+static uint64_t gradients_keep(struct plan *p, uint64_t room, bool *ret_spilled)
 {
 	uint64_t kept = 0;
 
+	*ret_spilled = false;
 	for (size_t i = 0; i < p->unit_count; i++) {
 		struct plan_unit *u = &p->units[i];
 		uint64_t bytes = grad_unit_bytes(p, u);
 
 		u->grad_spilled = bytes > room - kept;
+		*ret_spilled |= u->grad_spilled;
 		if (!u->grad_spilled)
 			kept += bytes;
 	}
@@ -376,43 +375,92 @@ static uint64_t gradients_all(const struct plan *p)
 	return bytes;
 }
 
-/*
- * The least the host must lend, and whether gradients may spill. Where nothing else of the units is
- * on disk, spilling is the last resort: it brings the disk, and a pipeline's buffers, into a step
- * that has neither. It is taken only if the gradients do not fit even beside the least of the rest.
- */
-static bool host_least(struct plan *p, const struct train_config *c)
+static bool units_in_swap(const struct plan *p)
 {
-	const bool swap =
-		p->param_home == PROTOCOL_HOME_SWAP || p->state_home == PROTOCOL_HOME_SWAP;
-	const uint64_t gradients = gradients_all(p);
+	return p->param_home == PROTOCOL_HOME_SWAP || p->state_home == PROTOCOL_HOME_SWAP;
+}
+
+/* A chunk in a buffer is what of it is on disk. */
+static uint64_t chunk_bytes(const struct plan *p, bool spills)
+{
+	uint64_t bytes = 0;
+
+	if (p->state_home == PROTOCOL_HOME_SWAP)
+		bytes += align(p->chunk_elems * plan_state_elem_bytes(p->param_type));
+	if (p->param_home == PROTOCOL_HOME_SWAP)
+		bytes += align(p->chunk_elems * dtype_bytes(p->param_type));
+	if (spills)
+		bytes += align(p->chunk_elems * dtype_bytes(p->grad_kept_type));
+	return bytes;
+}
+
+/* Every count at its minimum; gradients all on disk when they spill, else all in memory. */
+static void host_least(struct plan *p, bool spills)
+{
 	struct plan_host *h = &p->host;
 
 	h->fetch_slots = h->fetch_slot_bytes ? 1 : 0;
 	h->grad_slots = h->grad_slot_bytes ? 1 : 0;
-	h->chunk_buffers = offloaded(p) && swap ? 3 : 0;
-	h->grad_bytes = swap ? 0 : gradients;
+	h->chunk_buffer_bytes = chunk_bytes(p, spills);
+	h->chunk_buffers = h->chunk_buffer_bytes ? 3 : 0;
+	h->grad_bytes = spills ? 0 : gradients_all(p);
 	h->least_bytes = host_total(h);
-	if (swap || !gradients || h->least_bytes <= h->budget_bytes || !c->nvme.paths.count)
-		return swap && gradients;
-	h->grad_bytes = 0;
-	h->chunk_buffers = 3;
-	h->least_bytes = host_total(h);
-	return true;
 }
 
 /*
- * First what makes a pipeline at all: a fetch while another is on its way to the device, a gradient
- * leaving while the next comes in, four chunks so that a read, a step and a write go on while one
- * changes hands. Then gradients, in unit order: one in memory saves writing and reading it in every
- * step, and units are stepped in that order, with the next forward waiting for the first of them.
- * Last further fetch slots: bytes that do not move beat bytes that move early.
+ * What makes a pipeline at all: a fetch while another is on its way to the device, a gradient leaving
+ * while the next comes in, four chunks so that a read, a step and a write go on while one changes
+ * hands. Returns whether there was room for all of it.
+ */
+static bool host_pipeline(struct plan *p, uint64_t *ret_total)
+{
+	struct plan_host *h = &p->host;
+	const struct knob knobs[] = {
+		{&h->fetch_slots, h->fetch_slot_bytes, 2 * h->fetch_slots},
+		{&h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots},
+		{&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0},
+	};
+	const size_t count = sizeof(knobs) / sizeof(knobs[0]);
+
+	*ret_total = grow(knobs, count, h->least_bytes, h->budget_bytes);
+	for (size_t i = 0; i < count; i++)
+		if (*knobs[i].count < knobs[i].wanted)
+			return false;
+	return h->least_bytes <= h->budget_bytes;
+}
+
+/* Gradients may spill: the least, the pipeline, then gradients while there is room for another. */
+static void host_spill(struct plan *p)
+{
+	struct plan_host *h = &p->host;
+	uint64_t total;
+	bool spilled;
+
+	host_least(p, true);
+	host_pipeline(p, &total);
+	if (h->least_bytes > h->budget_bytes)
+		return;
+	h->grad_bytes = gradients_keep(p, h->budget_bytes - total, &spilled);
+	if (!spilled)
+		h->chunk_buffer_bytes = chunk_bytes(p, false);
+}
+
+/*
+ * The pipeline comes before gradients: without it everything waits. Then gradients, in unit order:
+ * one in memory saves writing and reading it in every step, and units are stepped in that order, with
+ * the next forward waiting for the first of them. Last further fetch slots: bytes that do not move
+ * beat bytes that move early.
+ *
+ * Where nothing else of the units is on disk, spilling is the last resort, for when gradients do not
+ * fit beside the least of the rest: it brings the disk into a step that has none.
  */
 static int host_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
 		     struct err *err)
 {
 	struct plan_host *h = &p->host;
-	bool spills;
+	struct knob further = {&h->fetch_slots, .wanted = c->zero.prefetch + 1};
+	uint64_t total;
+	bool complete;
 
 	p->host_budget_bytes = c->host.memory;
 	h->budget_bytes = c->host.memory / p->ranks_per_host;
@@ -420,27 +468,18 @@ static int host_plan(struct plan *p, const struct train_config *c, const struct 
 		return 0;
 	host_sizes(p);
 	host_params(p);
-	spills = host_least(p, c);
+	host_least(p, false);
+	complete = host_pipeline(p, &total);
+	if (p->grad_kept && c->nvme.paths.count &&
+	    (units_in_swap(p) ? !complete : h->least_bytes > h->budget_bytes))
+		host_spill(p);
 	if (h->least_bytes > h->budget_bytes)
 		return plan_refuse_host(p, c, doc, err);
-
-	const uint64_t deep = h->fetch_slots ? c->zero.prefetch + 1 : 0;
-	const struct knob pipeline[] = {
-		{&h->fetch_slots, h->fetch_slot_bytes, min_u64(2, deep)},
-		{&h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots},
-		{&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0},
-	};
-	const struct knob further = {&h->fetch_slots, h->fetch_slot_bytes, deep};
-	uint64_t total = grow(pipeline, sizeof(pipeline) / sizeof(pipeline[0]), h->least_bytes,
-			      h->budget_bytes);
-
-	if (spills) {
-		h->grad_bytes = gradients_keep(p, h->budget_bytes - total);
-		total += h->grad_bytes;
-	}
-	total = grow(&further, 1, total, h->budget_bytes);
+	further.bytes = h->fetch_slot_bytes;
+	if (h->fetch_slots)
+		grow(&further, 1, host_total(h), h->budget_bytes);
 	h->total_bytes = host_total(h);
-	assert(h->total_bytes == total);
+	assert(h->total_bytes <= h->budget_bytes);
 	return 0;
 }
 

@@ -71,10 +71,11 @@ struct plan_host {
 	uint64_t arena_bytes; /* and header and rings before it */
 	uint64_t state_bytes; /* the daemon's own: optimizer state placed on the CPU */
 	uint64_t grad_bytes;  /* gradients waiting for the norm, or accumulating */
-	uint64_t chunk_buffers, chunk_buffer_bytes;
+	uint64_t chunk_buffers, chunk_buffer_bytes; /* for what of a chunk is on NVMe */
 	uint64_t total_bytes;  /* arena and the daemon's own */
 	uint64_t budget_bytes; /* this rank's share of host.memory */
-	uint64_t least_bytes;  /* total with every count at its minimum and all that may spill spilled */
+	uint64_t least_bytes;  /* total with every count at its minimum, and all gradients on NVMe
+				* when some are */
 };
 
 /*
