@@ -38,8 +38,8 @@ struct comm *comm_free(struct comm *comm);
  * Rank r's `bytes` at `part` become part r of `whole` ([world][bytes]) on every rank. `part` may
  * be this rank's place in `whole`.
  */
-void comm_all_gather(struct comm *comm, struct device_stream *stream, void *whole,
-		     const void *part, size_t bytes);
+void comm_all_gather(struct comm *comm, struct device_stream *stream, void *whole, const void *part,
+		     size_t bytes);
 
 /* part[i] = sum over ranks of their whole[rank * count + i]; whole is [world][count]. */
 void comm_reduce_scatter(struct comm *comm, struct device_stream *stream, float *part,

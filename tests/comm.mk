@@ -1,0 +1,2 @@
+TESTS       += t_comm
+t_comm_USES := comm kernels common
