@@ -447,6 +447,8 @@ static int timeout_ms(const struct agent *a)
 
 	if (a->state == AGENT_SWEEP)
 		return SWEEP_PERIOD_MS;
+	if (a->state == AGENT_FLUSH && link_pending(&a->out) == 0)
+		return 0;
 	if (!a->deadline_ns)
 		return -1;
 	return ms > 60000 ? 60000 : (int)ms;
@@ -538,7 +540,7 @@ static void close_agent(struct agent *a)
 		free(a->env[i]);
 	free(a->env);
 	topo_free(a->topo);
-	conf_free(a->doc);
+	launch_docs_done(&a->docs);
 	link_in_done(&a->in);
 	link_out_done(&a->out);
 }

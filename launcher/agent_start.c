@@ -350,7 +350,7 @@ static int make_children(struct agent *a, struct err *err)
 int agent_start(struct agent *a, const char *text, size_t len, struct err *err)
 {
 	struct err why = {0};
-	int rc = launch_parse(text, len, &a->launch, &a->doc, err);
+	int rc = launch_parse(text, len, &a->launch, &a->docs, err);
 
 	if (rc < 0)
 		return rc;

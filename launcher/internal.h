@@ -80,7 +80,7 @@ struct agent {
 	bool orphans;	       /* there may be some to reap */
 	bool paused;	       /* children are not read: dsrun does not keep up */
 
-	struct conf_doc *doc; /* owns what `launch` points to */
+	struct launch_docs docs; /* own what `launch` points to */
 	struct launch launch;
 	struct topo *topo;
 	struct cgroup cgroup;

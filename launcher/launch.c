@@ -1,10 +1,12 @@
-/* struct launch as text and back: JSON out, and in through the configuration reader. */
+/*
+ * struct launch as text and back: JSON out, and in through the configuration reader. Two texts, since the
+ * job has a form of its own (offload/job.h), which the agent completes and passes on.
+ */
 #include "launcher/launch.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm/comm.h"
 #include "common/json.h"
 
 static void optional_string(struct json *j, const char *key, const char *value)
@@ -13,25 +15,13 @@ static void optional_string(struct json *j, const char *key, const char *value)
 		json_string(j, key, value);
 }
 
-static void format_job(struct json *j, const struct job *job)
-{
-	json_string(j, "id", job->id);
-	json_string(j, "config_name", job->config_name);
-	json_string(j, "config_text", job->config_text);
-	json_u64(j, "world", job->world);
-	json_bool(j, "resume", job->resume);
-	optional_string(j, "export", job->export_path);
-	json_u64(j, "generate", job->generate);
-	optional_string(j, "prompt", job->prompt);
-}
-
-char *launch_format(const struct launch *launch)
+/* The launcher's part; the job's own text follows behind its NUL. */
+static char *format_launch(const struct launch *launch)
 {
 	struct json j;
 
 	json_init(&j);
 	json_object_begin(&j, NULL);
-	format_job(&j, &launch->job);
 	json_u64(&j, "daemon", (uint64_t)launch->daemon);
 	optional_string(&j, "socket", launch->socket);
 	json_u64(&j, "daemon_memory", launch->daemon_memory_bytes);
@@ -55,25 +45,34 @@ char *launch_format(const struct launch *launch)
 	return copy;
 }
 
+char *launch_format(const struct launch *launch, size_t *ret_len)
+{
+	char *head = format_launch(launch), *job = job_format(&launch->job), *text = NULL;
+
+	if (head && job) {
+		size_t head_len = strlen(head) + 1, job_len = strlen(job);
+
+		text = malloc(head_len + job_len);
+		if (text) {
+			memcpy(text, head, head_len);
+			memcpy(text + head_len, job, job_len);
+			*ret_len = head_len + job_len;
+		}
+	}
+	free(head);
+	free(job);
+	return text;
+}
+
 /* Numbers of the text that struct launch holds in other types. */
 struct numbers {
 	struct launch launch;
 	uint64_t daemon, log_level, log_format;
 };
 
-#define AT(field)  offsetof(struct numbers, field)
-#define JOB(field) offsetof(struct numbers, launch.job.field)
+#define AT(field) offsetof(struct numbers, field)
 
 static const struct conf_key launch_keys[] = {
-	{.name = "id", .type = CONF_STRING, .offset = JOB(id), .required = true},
-	{.name = "config_name", .type = CONF_STRING, .offset = JOB(config_name), .required = true},
-	{.name = "config_text", .type = CONF_STRING, .offset = JOB(config_text), .required = true},
-	{.name = "world", .type = CONF_U64, .offset = JOB(world), .required = true, .min = 1,
-	 .max = COMM_WORLD_MAX},
-	{.name = "resume", .type = CONF_BOOL, .offset = JOB(resume), .required = true},
-	{.name = "export", .type = CONF_STRING, .offset = JOB(export_path)},
-	{.name = "generate", .type = CONF_U64, .offset = JOB(generate), .required = true},
-	{.name = "prompt", .type = CONF_STRING, .offset = JOB(prompt)},
 	{.name = "daemon", .type = CONF_U64, .offset = AT(daemon), .required = true, .min = 0,
 	 .max = LAUNCH_DAEMON_COUNT - 1},
 	{.name = "socket", .type = CONF_STRING, .offset = AT(launch.socket)},
@@ -94,31 +93,49 @@ static const struct conf_key launch_keys[] = {
 	{.type = CONF_END},
 };
 
-int launch_parse(const char *text, size_t len, struct launch *ret, struct conf_doc **ret_doc,
-		 struct err *err)
+static int parse_launch(const char *text, size_t len, struct launch *ret, struct conf_doc **ret_doc,
+			struct err *err)
 {
 	struct numbers numbers = {0};
-	struct conf_doc *doc = NULL;
-	int rc = conf_parse("launch", text, len, launch_keys, &numbers, &doc, err);
+	int rc = conf_parse("launch", text, len, launch_keys, &numbers, ret_doc, err);
 
-	if (rc == ERR_CONFIG) {
-		err->code = ERR_PROTOCOL;
-		return ERR_PROTOCOL;
-	}
 	if (rc < 0)
 		return rc;
-
-	struct launch *launch = &numbers.launch;
-	launch->daemon = (int)numbers.daemon;
-	launch->log_level = (int)numbers.log_level;
-	launch->log_format = (int)numbers.log_format;
-	if (launch->daemon == LAUNCH_DAEMON_AUTO || launch->daemon == LAUNCH_DAEMON_NAMED) {
-		if (!launch->socket) {
-			conf_free(doc);
-			return err_set(err, ERR_PROTOCOL, "launch: a daemon without a socket");
-		}
-	}
-	*ret = *launch;
-	*ret_doc = doc;
+	*ret = numbers.launch;
+	ret->daemon = (int)numbers.daemon;
+	ret->log_level = (int)numbers.log_level;
+	ret->log_format = (int)numbers.log_format;
+	if ((ret->daemon == LAUNCH_DAEMON_AUTO || ret->daemon == LAUNCH_DAEMON_NAMED) &&
+	    !ret->socket)
+		return err_set(err, ERR_PROTOCOL, "launch: a daemon without a socket");
 	return 0;
+}
+
+int launch_parse(const char *text, size_t len, struct launch *ret, struct launch_docs *ret_docs,
+		 struct err *err)
+{
+	const char *nul = memchr(text, '\0', len);
+	struct launch_docs docs = {0};
+	struct launch launch;
+	int rc = nul ? 0 : err_set(err, ERR_PROTOCOL, "launch: no job");
+
+	if (rc == 0)
+		rc = parse_launch(text, (size_t)(nul - text), &launch, &docs.launch, err);
+	if (rc == 0)
+		rc = job_parse(nul + 1, len - (size_t)(nul + 1 - text), &launch.job, &docs.job, err);
+	if (rc < 0) {
+		launch_docs_done(&docs);
+		if (rc == ERR_CONFIG)
+			err->code = rc = ERR_PROTOCOL;
+		return rc;
+	}
+	*ret = launch;
+	*ret_docs = docs;
+	return 0;
+}
+
+void launch_docs_done(struct launch_docs *docs)
+{
+	docs->launch = conf_free(docs->launch);
+	docs->job = conf_free(docs->job);
 }

@@ -29,11 +29,17 @@ struct launch {
 	int log_level, log_format;
 };
 
-/* JSON text, which the caller frees; NULL when memory ran out. */
-char *launch_format(const struct launch *launch);
+/* Text of *ret_len bytes, which the caller frees; NULL when memory ran out. */
+char *launch_format(const struct launch *launch, size_t *ret_len);
 
-/* Back again; everything lives as long as *ret_doc. ERR_PROTOCOL: not what launch_format wrote. */
-int launch_parse(const char *text, size_t len, struct launch *ret, struct conf_doc **ret_doc,
+/* What a parsed launch points into. */
+struct launch_docs {
+	struct conf_doc *launch, *job;
+};
+
+/* Back again; everything lives as long as *ret_docs. ERR_PROTOCOL: not what launch_format wrote. */
+int launch_parse(const char *text, size_t len, struct launch *ret, struct launch_docs *ret_docs,
 		 struct err *err);
+void launch_docs_done(struct launch_docs *docs);
 
 #endif

@@ -124,7 +124,8 @@ static void put(struct super *s, enum link_type type, const void *head, size_t h
 
 static void act_job(struct super *s)
 {
-	char *text = launch_format(s->config->launch);
+	size_t len;
+	char *text = launch_format(s->config->launch, &len);
 	struct err err = {0};
 
 	s->deadline_ns = 0;
@@ -133,7 +134,7 @@ static void act_job(struct super *s)
 		lose(s, &err);
 		return;
 	}
-	put(s, LINK_JOB, NULL, 0, text, strlen(text));
+	put(s, LINK_JOB, NULL, 0, text, len);
 	free(text);
 }
 
