@@ -13,7 +13,7 @@ typedef void adam_range_fn(const struct adam *a, size_t begin, size_t end, float
 
 struct adam_kernels {
 	adam_range_fn *step[2][2]; /* [grad_type][param_type] */
-	adam_range_fn *move;	   /* a bf16 step's traffic without its arithmetic */
+	adam_range_fn *move;       /* a bf16 step's traffic without its arithmetic */
 };
 
 extern const struct adam_kernels adam_scalar, adam_avx2, adam_avx512;

@@ -193,8 +193,8 @@ static float exp_row(float *s, size_t keys, size_t filled, float scale, float sh
 	return vec_sum(acc);
 }
 
-static void forward_group(const struct attention *a, const struct head *h, const float *kt, float *s,
-			  size_t row, size_t i, size_t rows)
+static void forward_group(const struct attention *a, const struct head *h, const float *kt,
+			  float *s, size_t row, size_t i, size_t rows)
 {
 	struct product p = {
 		.c = a->out + h->out_at + i * h->out_row,
@@ -211,8 +211,8 @@ static void forward_group(const struct attention *a, const struct head *h, const
 	scores(s, row, h->q, h->in_row, kt, h->dim, i, i + rows);
 	for (size_t r = 0; r < rows; r++) {
 		float shift = row_greatest(s + r * row, i + r + 1) * h->scale;
-		float total = exp_row(s + r * row, i + r + 1, whole_vectors(i + rows), h->scale,
-				      shift);
+		float total =
+			exp_row(s + r * row, i + r + 1, whole_vectors(i + rows), h->scale, shift);
 
 		a->lse[h->lse_at + i + r] = shift + logf(total);
 		inverse[r] = 1.0f / total;
@@ -286,9 +286,10 @@ static void key_gradient(float *c, const struct head *h, const float *t, size_t 
 	}
 }
 
-/* The block of queries begin..end. Afterwards p and ds hold both to the full width of the block. */
+/* The block of queries begin..end: adds to dk and dv of keys before it, writes all of its own. */
 static void backward_block(const struct attention *a, const struct head *h, const float *kt,
-			   const float *vt, float *p, float *ds, size_t row, size_t begin, size_t end)
+			   const float *vt, float *p, float *ds, size_t row, size_t begin,
+			   size_t end)
 {
 	const float *dout = a->dout + h->out_at, *out = a->out + h->out_at;
 	float *dq = a->dqkv + h->qkv_at;

@@ -2,16 +2,13 @@
  * OpenBLAS's single-precision product, loaded when the first cpu device opens. Called by
  * linear_cpu.c from the threads of a team.
  *
- * It is loaded at run time, not linked, for two reasons. It starts a pool of threads the moment it
- * is loaded, which a process that only steps Adam must not pay for, and which would come before
- * anyone could say otherwise: here OPENBLAS_NUM_THREADS=1 is said first, since the team splits the
- * work itself, into tiles that do not depend on the number of threads, so that the bits do not
- * either. And OpenBLAS 0.3.21 does not know AMD's family 26 (Zen 5) and takes AVX2 kernels there,
- * at half the speed: OPENBLAS_CORETYPE=SkylakeX names the AVX-512 ones. The second reason can go
- * with the first OpenBLAS that asks cpuid for features, not for families.
+ * It is loaded at run time, not linked: OpenBLAS starts a pool of threads, one a core, the moment it
+ * is loaded. A process that only steps Adam has no use for them, nor has a worker: the team splits
+ * the work, into tiles that do not depend on the number of threads, so that the bits do not either.
+ * OPENBLAS_NUM_THREADS=1 must be said before loading, and is said here.
  *
  * Invariants:
- * 1. The user's own OPENBLAS_* settings win.
+ * 1. A product runs in the thread that calls it, whatever the user's OPENBLAS_NUM_THREADS says.
  * 2. The environment is afterwards as it was: children see nothing of this.
  */
 #include "kernels/internal.h"
@@ -23,8 +20,6 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "common/cpu.h"
-
 typedef void sgemm_fn(enum CBLAS_ORDER order, enum CBLAS_TRANSPOSE a_op, enum CBLAS_TRANSPOSE b_op,
 		      blasint m, blasint n, blasint k, float alpha, const float *a, blasint a_row,
 		      const float *b, blasint b_row, float beta, float *c, blasint c_row);
@@ -33,12 +28,6 @@ typedef void set_threads_fn(int threads);
 static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER;
 static sgemm_fn *sgemm; /* written once under load_lock, before any device is open */
 
-/* Sets a variable that is not set; true when it is to be taken away again. */
-static bool say(const char *name, const char *value)
-{
-	return !getenv(name) && setenv(name, value, 0) == 0;
-}
-
 static int library_open(struct err *err)
 {
 	set_threads_fn *set_threads;
@@ -46,9 +35,10 @@ static int library_open(struct err *err)
 	void *lib = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
 
 	if (!lib)
-		return err_set(err, ERR_CONFIG,
-			       "the cpu device multiplies with OpenBLAS, which cannot be loaded: %s",
-			       dlerror());
+		return err_set(
+			err, ERR_CONFIG,
+			"the cpu device multiplies with OpenBLAS, which cannot be loaded: %s",
+			dlerror());
 	/* POSIX's way to make a function pointer of dlsym's result. */
 	*(void **)&fn = dlsym(lib, "cblas_sgemm");
 	*(void **)&set_threads = dlsym(lib, "openblas_set_num_threads");
@@ -64,19 +54,17 @@ static int library_open(struct err *err)
 
 int blas_load(struct err *err)
 {
-	bool core = false, threads;
+	const char *name = "OPENBLAS_NUM_THREADS";
+	bool ours;
 	int rc = 0;
 
 	pthread_mutex_lock(&load_lock);
 	if (!sgemm) {
-		if (cpu_isa() == CPU_AVX512)
-			core = say("OPENBLAS_CORETYPE", "SkylakeX");
-		threads = say("OPENBLAS_NUM_THREADS", "1");
+		/* Were there no memory to say it, there would be idle threads and nothing worse. */
+		ours = !getenv(name) && setenv(name, "1", 0) == 0;
 		rc = library_open(err);
-		if (threads)
-			unsetenv("OPENBLAS_NUM_THREADS");
-		if (core)
-			unsetenv("OPENBLAS_CORETYPE");
+		if (ours)
+			unsetenv(name);
 	}
 	pthread_mutex_unlock(&load_lock);
 	return rc;

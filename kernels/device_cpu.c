@@ -23,7 +23,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-/* Enough for two decoder blocks' worth of operations; then the engine waits for the device. */
+/* Some ten decoder blocks' worth of operations; past that the engine waits for the device. */
 #define QUEUE_ITEMS 256u
 
 enum item_kind { ITEM_OP, ITEM_COPY, ITEM_ZERO, ITEM_HOST, ITEM_WAIT };

@@ -41,7 +41,7 @@ extern const struct device_backend device_backend_cpu;
 struct device {
 	const struct device_backend *backend;
 	struct device_config config;
-	uint8_t *arena; /* memory_bytes, the backend's */
+	uint8_t *arena;       /* memory_bytes, the backend's */
 	pthread_mutex_t lock; /* used_bytes, error */
 	uint64_t used_bytes;
 	atomic_bool failed; /* set after error is written, under lock */

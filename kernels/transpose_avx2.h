@@ -5,8 +5,8 @@
 #include <immintrin.h>
 #include <stddef.h>
 
-static inline __attribute__((always_inline)) void
-transpose_8_avx2(float *dst, size_t dst_row, const float *src, size_t src_row)
+static inline __attribute__((always_inline)) void transpose_8_avx2(float *dst, size_t dst_row,
+								   const float *src, size_t src_row)
 {
 	__m256 a[8], b[8];
 

@@ -9,7 +9,7 @@
 
 #include "kernels/transpose_avx2.h"
 
-#define VEC_LANES 16u
+#define VEC_LANES  16u
 #define VEC_INLINE static inline __attribute__((always_inline))
 /* Eight registers of accumulators, two of b, one broadcast: of sixteen. */
 #define VEC_TILE_ROWS 4
@@ -72,10 +72,10 @@ VEC_INLINE void vec_store_n(float *p, struct vec a, size_t n)
 		_mm256_maskstore_ps(p + 8, vec_mask_hi(n), a.hi);
 }
 
-#define VEC_LANEWISE(name, op)                                                     \
-	VEC_INLINE struct vec name(struct vec a, struct vec b)                     \
-	{                                                                          \
-		return (struct vec){op(a.lo, b.lo), op(a.hi, b.hi)};               \
+#define VEC_LANEWISE(name, op)                                                                     \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		return (struct vec){op(a.lo, b.lo), op(a.hi, b.hi)};                               \
 	}
 VEC_LANEWISE(vec_add, _mm256_add_ps)
 VEC_LANEWISE(vec_sub, _mm256_sub_ps)

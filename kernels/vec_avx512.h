@@ -8,7 +8,7 @@
 
 #include "kernels/transpose_avx2.h"
 
-#define VEC_LANES 16u
+#define VEC_LANES  16u
 #define VEC_INLINE static inline __attribute__((always_inline))
 /* Sixteen accumulators hide four cycles of latency at two FMAs a cycle twice over. */
 #define VEC_TILE_ROWS 8
@@ -52,10 +52,10 @@ VEC_INLINE void vec_store_n(float *p, struct vec a, size_t n)
 	_mm512_mask_storeu_ps(p, vec_mask(n), a.r);
 }
 
-#define VEC_LANEWISE(name, op)                                 \
-	VEC_INLINE struct vec name(struct vec a, struct vec b) \
-	{                                                      \
-		return (struct vec){op(a.r, b.r)};             \
+#define VEC_LANEWISE(name, op)                                                                     \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		return (struct vec){op(a.r, b.r)};                                                 \
 	}
 VEC_LANEWISE(vec_add, _mm512_add_ps)
 VEC_LANEWISE(vec_sub, _mm512_sub_ps)

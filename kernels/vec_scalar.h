@@ -13,7 +13,7 @@
 
 #include "kernels/dtype.h"
 
-#define VEC_LANES 16u
+#define VEC_LANES  16u
 #define VEC_INLINE static inline __attribute__((always_inline))
 /* Register tile of attention_body.h: rows and vectors of accumulators. */
 #define VEC_TILE_ROWS 2
@@ -81,13 +81,13 @@ VEC_INLINE void vec_store_n(float *p, struct vec a, size_t n)
 		p[i] = a.l[i];
 }
 
-#define VEC_LANEWISE(name, expr)                              \
-	VEC_INLINE struct vec name(struct vec a, struct vec b) \
-	{                                                      \
-		struct vec r;                                  \
-		for (unsigned i = 0; i < VEC_LANES; i++)       \
-			r.l[i] = (expr);                       \
-		return r;                                      \
+#define VEC_LANEWISE(name, expr)                                                                   \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		struct vec r;                                                                      \
+		for (unsigned i = 0; i < VEC_LANES; i++)                                           \
+			r.l[i] = (expr);                                                           \
+		return r;                                                                          \
 	}
 VEC_LANEWISE(vec_add, a.l[i] + b.l[i])
 VEC_LANEWISE(vec_sub, a.l[i] - b.l[i])

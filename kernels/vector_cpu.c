@@ -32,8 +32,8 @@ static void add_piece(void *arg, size_t part, unsigned worker)
 	float *out = v->out;
 
 	(void)worker;
-	simd_get()->add(out + p.begin, (const float *)v->a + p.begin,
-			(const float *)v->b + p.begin, p.count);
+	simd_get()->add(out + p.begin, (const float *)v->a + p.begin, (const float *)v->b + p.begin,
+			p.count);
 }
 
 void cpu_vector_add(struct cpu_team *team, const void *args)
