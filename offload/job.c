@@ -2,11 +2,12 @@
  * The job as text, from the launcher to each worker, and reports back. The launcher formats once,
  * each worker parses once before its threads start; a worker's main thread writes the reports.
  *
- * 1. The text is JSON in printable ASCII. Within strings every other byte, and what JSON escapes, is
- *    %XX: YAML's reader, which is what parses it, folds line breaks, drops marks and refuses control
- *    characters, and the name of a file need not even be UTF-8. So any string arrives byte by byte.
- * 2. A report is one head and its text, and nothing else is written to that pipe: a reader who finds
- *    a head finds the text behind it, or the end of the pipe.
+ * 1. The text is JSON in printable ASCII. Within strings every other byte, and what JSON escapes,
+ *    is %XX: YAML's reader, which is what parses it, folds line breaks, drops marks and refuses
+ *    control characters, and the name of a file need not even be UTF-8. So any string arrives byte
+ *    by byte.
+ * 2. A report is one head and its text, and nothing else is written to that pipe: a reader who
+ *    finds a head finds the text behind it, or the end of the pipe.
  */
 #include "offload/job.h"
 

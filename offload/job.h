@@ -16,7 +16,7 @@
 /* A worker's file descriptors beside 0 (/dev/null), 1 and 2 (pipes to the agent). */
 enum job_fd {
 	JOB_FD_JOB = 3,	   /* memfd: the text of struct job */
-	JOB_FD_COMM = 4,   /* memfd of comm_shm_bytes(world); absent when world is 1: still passed */
+	JOB_FD_COMM = 4,   /* memfd of comm_shm_bytes(world); passed when world is 1 too */
 	JOB_FD_REPORT = 5, /* pipe: reports, see below */
 };
 
@@ -33,8 +33,8 @@ struct job {
 };
 
 /*
- * The job as JSON text, which the caller frees; NULL when memory ran out. Strings go through byte by
- * byte, whatever they hold; an empty one is as good as none.
+ * The job as JSON text, which the caller frees; NULL when memory ran out. Strings go through byte
+ * by byte, whatever they hold; an empty one is as good as none.
  */
 char *job_format(const struct job *job);
 
@@ -58,7 +58,7 @@ enum report_type {
 	REPORT_FAILURE,	 /* why this rank is about to exit: one line */
 };
 
-/* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks while the pipe is full. */
+/* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks on a full pipe. */
 int report_write(int fd, enum report_type type, const char *text, struct err *err);
 
 #endif

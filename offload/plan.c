@@ -3,8 +3,9 @@
  * the launcher for `--plan` and before a job starts, and by each worker again, from one thread; it
  * reads nothing of the host but the swap directories' free space, and so all of them get the same.
  *
- * Counts of buffers are settled by growing: each begins with the least that the engine runs with, and
- * while the budget has room they grow to what is wanted, in an order that puts first what hides most.
+ * Counts of buffers are settled by growing: each begins with the least that the engine runs with,
+ * and while the budget has room they grow to what is wanted, in an order that puts first what hides
+ * most.
  *
  * 1. Everything that the engine or the daemon allocates for the model is a term of a total here.
  * 2. total_bytes <= budget_bytes on both tiers, or there is no plan.
@@ -177,7 +178,7 @@ static struct largest largest_of(const struct plan *p)
 	return l;
 }
 
-/* A chunk's state is at most an extent, so that one transfer moves it; and at least one aligned run. */
+/* A chunk's state is at most an extent, so that one transfer moves it; or one aligned run. */
 static void chunk_plan(struct plan *p, const struct train_config *c)
 {
 	uint64_t elems = c->nvme.extent / plan_state_elem_bytes(p->param_type) /
@@ -235,8 +236,8 @@ static uint64_t device_total(const struct plan_device *d)
 /*
  * What a second buffer hides, the most first: a gather slot hides the way of a whole unit from disk
  * over the host and the ranks behind the compute of the one before; a gradient buffer hides a
- * reduction among ranks; an activation buffer a copy; a part buffer the copy of a partition, 1/world
- * of a unit.
+ * reduction among ranks; an activation buffer a copy; a part buffer the copy of a partition,
+ * 1/world of a unit.
  */
 static int device_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
 		       const struct arch *arch, struct err *err)
@@ -346,8 +347,8 @@ static uint64_t grad_unit_bytes(const struct plan *p, const struct plan_unit *u)
 }
 
 /*
- * Keeps what gradients fit into `room`, in unit order, and spills the others. Returns the bytes kept;
- * *ret_spilled tells whether there are others.
+ * Keeps what gradients fit into `room`, in unit order, and spills the others. Returns the bytes
+ * kept; *ret_spilled tells whether there are others.
  */
 static uint64_t gradients_keep(struct plan *p, uint64_t room, bool *ret_spilled)
 {
@@ -408,9 +409,9 @@ static void host_least(struct plan *p, bool spills)
 }
 
 /*
- * What makes a pipeline at all: a fetch while another is on its way to the device, a gradient leaving
- * while the next comes in, four chunks so that a read, a step and a write go on while one changes
- * hands. Returns whether there was room for all of it.
+ * What makes a pipeline at all: a fetch while another is on its way to the device, a gradient
+ * leaving while the next comes in, four chunks so that a read, a step and a write go on while one
+ * changes hands. Returns whether there was room for all of it.
  */
 static bool host_pipeline(struct plan *p, uint64_t *ret_total)
 {
@@ -447,12 +448,12 @@ static void host_spill(struct plan *p)
 
 /*
  * The pipeline comes before gradients: without it everything waits. Then gradients, in unit order:
- * one in memory saves writing and reading it in every step, and units are stepped in that order, with
- * the next forward waiting for the first of them. Last further fetch slots: bytes that do not move
- * beat bytes that move early.
+ * one in memory saves writing and reading it in every step, and units are stepped in that order,
+ * with the next forward waiting for the first of them. Last further fetch slots: bytes that do not
+ * move beat bytes that move early.
  *
- * Where nothing else of the units is on disk, spilling is the last resort, for when gradients do not
- * fit beside the least of the rest: it brings the disk into a step that has none.
+ * Where nothing else of the units is on disk, spilling is the last resort, for when gradients do
+ * not fit beside the least of the rest: it brings the disk into a step that has none.
  */
 static int host_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
 		     struct err *err)

@@ -4,9 +4,9 @@
  * so prediction and truth cannot drift apart.
  *
  * Words. A unit is padded to `padded` elements, `world` partitions of `partition` elements. With
- * ZeRO stage >= 1 gradients and optimizer state of a unit are one partition a rank, else whole; with
- * stage 3 parameters too. (Gradients are reduced unit by unit at every stage, in one order, so that
- * stages give the same bits; holding them whole at stage 1 would then buy nothing.)
+ * ZeRO stage >= 1 gradients and optimizer state of a unit are one partition a rank, else whole;
+ * with stage 3 parameters too. (Gradients are reduced unit by unit at every stage, in one order, so
+ * that stages give the same bits; holding them whole at stage 1 would then buy nothing.)
  */
 #ifndef OFFLOAD_PLAN_H
 #define OFFLOAD_PLAN_H
@@ -28,7 +28,7 @@ struct plan_unit {
 	uint64_t param_elems; /* of this rank's parameters between uses */
 	bool grad_spilled;    /* the daemon keeps its gradient on NVMe */
 	bool grad_shared;     /* its gradient gathers contributions of several phases */
-	/* In the arena, from the start of its data part, both a multiple of PROTOCOL_ALIGN_BYTES: */
+	/* In the arena, from the start of its data part, multiples of PROTOCOL_ALIGN_BYTES: */
 	uint64_t param_home_offset; /* opt_elems, when plan->param_home is PROTOCOL_HOME_MEMORY */
 	uint64_t param_blob_offset; /* param_elems, when plan->param_blobs and PLACE_CPU */
 };
@@ -54,15 +54,15 @@ struct plan_device {
 
 /*
  * Host memory of one rank's session with the daemon, bytes. Offsets are from the start of the
- * arena's data part (client_data_offset), multiples of PROTOCOL_ALIGN_BYTES, and regions follow each
- * other in this order; slot i of a region is at its offset + i * its slot bytes.
+ * arena's data part (client_data_offset), multiples of PROTOCOL_ALIGN_BYTES, and regions follow
+ * each other in this order; slot i of a region is at its offset + i * its slot bytes.
  */
 struct plan_host {
 	uint64_t ring_slots;
 	/* Homes of the daemon's units in memory, in unit order, then the worker's whole or
 	 * partial copies (plan->param_blobs with PLACE_CPU), in unit order. */
 	uint64_t param_offset, param_bytes;
-	uint64_t act_offset, act_region_bytes; /* activations on the CPU: act_count * act_slot_bytes */
+	uint64_t act_offset, act_region_bytes; /* those on the CPU: act_count * act_slot_bytes */
 	uint64_t fetch_offset, fetch_slots, fetch_slot_bytes;
 	uint64_t grad_offset, grad_slots, grad_slot_bytes;
 	uint64_t act_slot_offset, act_slots, act_slot_bytes;
@@ -94,23 +94,24 @@ struct plan {
 	enum dtype grad_type;  /* in which a reduced gradient leaves: bf16 only in bf16 precision
 				* without accumulation, else fp32 */
 	uint64_t accumulation;
-	/* The daemon keeps gradients, for the norm or for the next micro-batch; false when each STEP
-	 * brings its gradient, and when the optimizer is not offloaded. */
+	/* The daemon keeps gradients, for the norm or for the next micro-batch; false when each
+	 * STEP brings its gradient, and when the optimizer is not offloaded. */
 	bool grad_kept;
-	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32 when
-				    * accumulating, else grad_type */
+	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32
+				    * when accumulating, else grad_type */
 	uint64_t tokens;      /* of a micro-batch */
 	uint64_t chunk_elems; /* of the optimizer pipeline */
 	int place_param, place_optimizer, place_activations;
 	bool needs_daemon, needs_swap;
 	/*
-	 * enum protocol_home of the daemon's units, NONE when the optimizer is not offloaded and the
-	 * daemon has no units. The parameter's home is where place_param says at stage 3, when it says
-	 * anything; else it lies with the optimizer state, and what the worker reads is apart.
+	 * enum protocol_home of the daemon's units, NONE when the optimizer is not offloaded and
+	 * the daemon has no units. The parameter's home is where place_param says at stage 3, when
+	 * it says anything; else it lies with the optimizer state, and what the worker reads is
+	 * apart.
 	 */
 	int param_home, state_home;
-	/* Parameters between uses (param_elems of each unit) are not on the device, and are no unit's
-	 * home: the worker puts them into the arena or into blobs itself, as place_param says. */
+	/* Parameters between uses (param_elems of each unit) are not on the device, and are no
+	 * unit's home: the worker puts them into the arena or blobs itself, as place_param says. */
 	bool param_blobs;
 	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit when
 	 * param_blobs with PLACE_NVME, from act_blob_first one for each activation on NVMe. */

@@ -1,6 +1,6 @@
 /*
- * The plan for people and for programs. Called by `dsrun --plan` and for summaries; pure but for the
- * stream it writes.
+ * The plan for people and for programs. Called by `dsrun --plan` and for summaries; pure but for
+ * the stream it writes.
  *
  * 1. Every table's lines add up to its total: parts of no bytes are left out, none is rounded away,
  *    since exact bytes stand beside the readable figure.
@@ -11,7 +11,7 @@
 #include "common/units.h"
 #include "offload/plan.h"
 
-/* Adam's rule of thumb: bf16 parameter and gradient, fp32 master and moments; fp32 comes to the same. */
+/* bf16 parameter and gradient, fp32 master and two moments; or all four in fp32. */
 #define STATE_BYTES_PER_PARAM 16
 
 static void line(FILE *out, const char *name, uint64_t bytes)

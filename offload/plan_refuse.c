@@ -1,8 +1,9 @@
 /*
- * The planner's refusal: what a tier needs at the least, of what, and which keys would make it less.
- * Called by plan.c when a tier's least does not fit its budget.
+ * The planner's refusal: what a tier needs at the least, of what, and which keys would make it
+ * less. Called by plan.c when a tier's least does not fit its budget.
  *
- * 1. The parts of a list add up to the least that is refused: what is not named is summed as "other".
+ * 1. The parts of a list add up to the least that is refused: what is not named is summed as
+ *    "other".
  */
 #include <stdio.h>
 #include <stdlib.h>

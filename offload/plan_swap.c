@@ -109,7 +109,7 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 		bytes += u->opt_elems * plan_state_elem_bytes(p->param_type);
 	if (p->param_home == PROTOCOL_HOME_SWAP)
 		bytes += u->opt_elems * dtype_bytes(p->param_type);
-	/* Each micro-batch but the first reads what the ones before left; the step reads the sum. */
+	/* Each micro-batch but the first reads what those before left; the step reads the sum. */
 	if (u->grad_spilled)
 		bytes += u->opt_elems * dtype_bytes(p->grad_kept_type) * p->accumulation;
 	s->step_read_bytes += bytes;
@@ -131,7 +131,7 @@ static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err
 		free(acts.at);
 		return err_sys(err, -ENOMEM, "planning");
 	}
-	/* From the second pass on all are alike: what a pass leaves behind depends on its end only. */
+	/* From the second on all passes are alike: each leaves behind what its end needed. */
 	for (uint64_t pass = 0; pass < 2 && pass < p->accumulation; pass++) {
 		uint64_t times = pass ? p->accumulation - 1 : 1;
 

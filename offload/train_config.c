@@ -3,8 +3,8 @@
  * rate. Called by the launcher, which parses what the user wrote, and by every worker, which parses
  * the same text again; any thread, nothing shared.
  *
- * 1. What the table cannot say about one key (`keys`), check_*() says; each check names the key that
- *    the user would change, so that its message stands at that key's place.
+ * 1. What the table cannot say about one key (`keys`), check_*() says; each check names the key
+ *    that the user would change, so that its message stands at that key's place.
  * 2. `host` and `nvme` say what a job may use, zero.prefetch how far it may run ahead: they are no
  *    error where nothing needs them. A key that orders something that would not happen is one.
  * 3. A default never depends on the machine: the same text is the same job everywhere.

@@ -26,7 +26,7 @@ struct train_config {
 		uint64_t sequence;
 	} data;
 	struct {
-		uint64_t global, micro; /* sequences: of a step over all ranks; of one pass of one rank */
+		uint64_t global, micro; /* sequences: of a step of all ranks; of one pass of one rank */
 	} batch;
 	struct {
 		int type; /* enum train_optimizer */
@@ -63,7 +63,7 @@ struct train_config {
 		uint64_t every, keep;
 	} checkpoint;
 	struct {
-		uint64_t every, batches; /* every 0: at the end only, where there is validation data */
+		uint64_t every, batches; /* every 0: at the end only, if there is validation data */
 	} evaluate;
 	struct {
 		uint64_t every;
@@ -83,7 +83,7 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 int train_config_accumulation(const struct train_config *config, const struct conf_doc *doc,
 			      unsigned world, uint64_t *ret, struct err *err);
 
-/* The rate at `step` (from 1): linear warm-up to lr, then the schedule down to min_lr at `steps`. */
+/* The rate at `step` (from 1): linear warm-up to lr, then down to min_lr at `steps`. */
 double train_config_lr(const struct train_config *config, uint64_t step);
 
 const char *placement_name(int placement);

@@ -1,9 +1,9 @@
 /*
  * What the launcher tells a worker arrives as it was, and a worker's reports arrive whole.
  *
- * Method. Round trips of strings that JSON, YAML or UTF-8 treat in their own way, of every byte, and
- * of random ones out of a fixed seed; wrong texts; reports through pipes that are full, closed, or
- * read by another thread. Allocation k fails for k = 1, 2, ... until none does.
+ * Method. Round trips of strings that JSON, YAML or UTF-8 treat in their own way, of every byte,
+ * and of random ones out of a fixed seed; wrong texts; reports through pipes that are full, closed,
+ * or read by another thread. Allocation k fails for k = 1, 2, ... until none does.
  */
 #include <check.h>
 #include <errno.h>

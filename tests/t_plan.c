@@ -5,8 +5,9 @@
  * Method. Every placement of parameters, optimizer and activations, times every stage, several
  * world sizes, both precisions, with and without accumulation: regions of the arena must tile it
  * without overlap, state must be somewhere exactly once, and totals must be the sums of their parts
- * as counted here. Then budgets are set exactly at a plan's size, a byte below, and between. Traffic
- * is compared with figures worked out by hand. Allocation k fails for k = 1, 2, ... until none does.
+ * as counted here. Then budgets are set exactly at a plan's size, a byte below, and between.
+ * Traffic is compared with figures worked out by hand. Allocation k fails for k = 1, 2, ... until
+ * none does.
  */
 #include <check.h>
 #include <errno.h>
@@ -466,8 +467,8 @@ START_TEST(traffic_by_hand)
 	plan_free(p);
 
 	/*
-	 * Activations 0..3, three buffers: all are written; 3, 2 and 1 are still there when they are
-	 * read, 0 is not.
+	 * Activations 0..3, three buffers: all are written; 3, 2 and 1 are still there when they
+	 * are read, 0 is not.
 	 */
 	place(&bed, 3, PLACE_NONE, PLACE_NONE, PLACE_NVME);
 	p = plan_of(&bed, 2);
