@@ -26,7 +26,7 @@ struct train_config {
 		uint64_t sequence;
 	} data;
 	struct {
-		uint64_t global, micro; /* sequences: of a step of all ranks; of one pass of one rank */
+		uint64_t global, micro; /* sequences: in a step of all ranks; in a pass of one */
 	} batch;
 	struct {
 		int type; /* enum train_optimizer */
