@@ -300,8 +300,8 @@ static int agree(const struct checkpoint_job *job, int rc, struct vote *mine, st
 		return no_memory(job, err);
 	mine->code = rc;
 	if (rc < 0)
-		snprintf(mine->text, sizeof(mine->text), "%.*s",
-			 (int)sizeof(mine->text) - 1, err->text);
+		snprintf(mine->text, sizeof(mine->text), "%.*s", (int)sizeof(mine->text) - 1,
+			 err->text);
 	exchanged = engine_exchange(job->engine, mine, sizeof(*mine), all, err);
 	for (unsigned r = 0; !exchanged && r < job->world; r++)
 		if (all[r].code < 0) {
