@@ -45,8 +45,8 @@
 #define PROBE_TIMEOUT_MS  5000
 /* How long client_free waits for the daemon to have freed the session: its transfers in flight. */
 #define CLOSE_TIMEOUT_MS 10000
-#define TEXT_BYTES_MAX	 (64u << 20)
-#define IDS_PER_SLOT	 4u
+#define TEXT_BYTES_MAX   (64u << 20)
+#define IDS_PER_SLOT     4u
 
 enum id_state { ID_FREE, ID_TAKEN, ID_DONE };
 
@@ -65,7 +65,7 @@ struct client {
 	pthread_mutex_t push_lock;
 	struct id *ids;
 	uint32_t id_count, free_head, taken_count;
-	struct err broken;	  /* the engine's thread's */
+	struct err broken;       /* the engine's thread's */
 	_Atomic int broken_code; /* the same code, for pushing threads */
 };
 
@@ -86,8 +86,8 @@ static int address_make(const char *socket_name, struct sockaddr_un *ret, sockle
 	memcpy(ret->sun_path, socket_name, len);
 	if (socket_name[0] == '@')
 		ret->sun_path[0] = '\0';
-	*ret_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len +
-			       (socket_name[0] != '@'));
+	*ret_len =
+		(socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + (socket_name[0] != '@'));
 	return 0;
 }
 
@@ -242,12 +242,13 @@ static ssize_t packet_check(const void *packet, ssize_t n, enum protocol_type ty
 	if (head.magic != PROTOCOL_MAGIC)
 		return err_set(err, ERR_PROTOCOL, "what answers at the socket is no dsoffloadd");
 	if (head.version != PROTOCOL_VERSION)
-		return err_set(err, ERR_PROTOCOL,
-			       "dsoffloadd speaks version %u of the protocol, this program version %u",
-			       head.version, PROTOCOL_VERSION);
+		return err_set(
+			err, ERR_PROTOCOL,
+			"dsoffloadd speaks version %u of the protocol, this program version %u",
+			head.version, PROTOCOL_VERSION);
 	if (head.bytes != (size_t)n)
-		return err_set(err, ERR_PROTOCOL,
-			       "dsoffloadd sent %zd bytes as a packet of %u", n, head.bytes);
+		return err_set(err, ERR_PROTOCOL, "dsoffloadd sent %zd bytes as a packet of %u", n,
+			       head.bytes);
 	if (head.type == PROTOCOL_ERROR)
 		return refused(packet, (size_t)n, err);
 	if (head.type != type)
@@ -317,8 +318,9 @@ static int path_resolve(char path[PROTOCOL_PATH_BYTES], struct err *err)
 		return err_set(err, ERR_CONFIG, "directory for swap '%s': %s", path,
 			       err_str(-errno));
 	if (strlen(real) >= PROTOCOL_PATH_BYTES) {
-		rc = err_set(err, ERR_CONFIG, "directory for swap '%.1024s' is longer than %u characters",
-			     real, PROTOCOL_PATH_BYTES - 1);
+		rc = err_set(err, ERR_CONFIG,
+			     "directory for swap '%.1024s' is longer than %u characters", real,
+			     PROTOCOL_PATH_BYTES - 1);
 	} else {
 		memset(path, 0, PROTOCOL_PATH_BYTES);
 		strcpy(path, real);
@@ -433,7 +435,8 @@ static int session_open(struct client *c, const struct client_config *config, st
 	c->submit_fd = fds.count > 1 ? fds.at[1] : -1;
 	c->complete_fd = fds.count > 2 ? fds.at[2] : -1;
 	if (rc == 0 && fds.count != 3)
-		rc = err_set(err, ERR_PROTOCOL, "dsoffloadd passed %zu descriptors, not 3", fds.count);
+		rc = err_set(err, ERR_PROTOCOL, "dsoffloadd passed %zu descriptors, not 3",
+			     fds.count);
 	if (rc == 0)
 		rc = opened_check(&c->opened, config->open.ring_slots, err);
 	if (rc == 0)
@@ -739,8 +742,8 @@ int client_poll(struct client *c, uint32_t id, struct err *err)
 	struct pollfd p = {.fd = c->socket_fd, .events = POLLIN};
 
 	assert(id < c->id_count && c->ids[id].state != ID_FREE);
-	if (c->ids[id].state != ID_DONE && !c->broken.code && drain(c) == 0 &&
-	    poll(&p, 1, 0) > 0 && drain(c) == 0)
+	if (c->ids[id].state != ID_DONE && !c->broken.code && drain(c) == 0 && poll(&p, 1, 0) > 0 &&
+	    drain(c) == 0)
 		hung_up(c);
 	if (c->ids[id].state == ID_DONE)
 		return 1;

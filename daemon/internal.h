@@ -1,0 +1,138 @@
+/*
+ * A session from inside: what its thread (session.c), the operations' state machine (pipeline.c)
+ * and the arithmetic on chunks (compute.c) share. All of it belongs to the session's thread, but for
+ * what is marked atomic and for a task's chunk while a pool thread works on it.
+ */
+#ifndef DAEMON_INTERNAL_H
+#define DAEMON_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/ring.h"
+#include "daemon/pool.h"
+#include "daemon/session.h"
+#include "daemon/session_plan.h"
+#include "kernels/adam.h"
+#include "nvme/nvme.h"
+#include "offload/protocol.h"
+
+#define PART_BIT(part) (1u << (part))
+
+struct op;
+
+/* The operations on one unit or one blob, which take effect in turn: the head is active. */
+struct lane {
+	struct op *head, *tail;
+};
+
+/* How an operation moves and works; what op_plan (pipeline.c) made of the submission. */
+struct op {
+	struct protocol_submission sub; /* checked */
+	struct lane *lane;
+	const struct unit_plan *unit; /* NULL for blobs */
+	struct op *next;              /* in its lane, or in the free list */
+	struct op *active_prev, *active_next;
+
+	uint8_t reads, writes; /* sets of PART_BIT: parts that are in swap */
+	bool compute;          /* a pool thread has work between reads and writes */
+	bool buffered;         /* its transfers and its work go through a chunk buffer */
+	uint32_t object;       /* not buffered, reads or writes: where to ... */
+	uint64_t stride_bytes; /* ... and how far apart its chunks are in the arena */
+	struct adam_scalars scalars;
+
+	uint64_t first, count;  /* chunks, or extents of a blob */
+	uint64_t started, done; /* of `count` */
+};
+
+/* One chunk of an operation on its way: reads, work, writes. */
+struct task {
+	struct session *session;
+	struct op *op;
+	struct task *next_free;
+	uint64_t chunk;
+	uint8_t *buffer; /* NULL unless op->buffered */
+	enum { TASK_READ, TASK_COMPUTE, TASK_WRITE } phase;
+	unsigned transfers; /* that have not completed */
+	struct nvme_io io[PART_COUNT];
+	struct pool_job job;
+};
+
+struct session {
+	struct session_plan *plan;
+	struct pool *pool;
+	enum nvme_engine engine;
+	int socket_fd, ended_fd;
+	char name[PROTOCOL_JOB_BYTES + 64];
+	pthread_t thread;
+
+	int stop_fd, submit_fd, complete_fd; /* eventfds; the last two are shared with the peer */
+	atomic_bool stop;
+	_Atomic int state; /* enum session_state */
+
+	uint8_t *arena, *own;
+	double *sums; /* of squares, a block of a norm range each */
+	struct ring submit, complete;
+	struct nvme_store *store;
+	struct pool_client pool_client;
+
+	struct lane *unit_lanes, *blob_lanes;
+	struct op *ops, *free_ops;
+	struct op *active_head, *active_tail;
+	uint32_t op_count; /* accepted and not completed */
+	struct task *tasks, *free_tasks;
+	uint32_t task_count, tasks_busy;
+	uint32_t unbuffered_computes, unbuffered_computes_max;
+	uint8_t **free_buffers;
+	uint32_t free_buffer_count;
+	uint32_t io_busy, jobs_busy; /* tasks that wait for the disk, and for the pool */
+
+	struct err failure; /* code 0: none */
+	bool dead;          /* the rings cannot be used any more */
+	bool ending;        /* nothing goes on to another phase */
+
+	/* Written by the session's thread or by pool threads, read by the main thread, relaxed. */
+	_Atomic uint64_t memory_bytes, swap_bytes, read_bytes, written_bytes;
+	_Atomic uint64_t operations, stepped_elems, adam_ns, io_wait_ns;
+	const char *_Atomic engine_name;
+};
+
+/* session.c */
+
+/* The session is beyond repair: the reason goes to the log and into the arena, once. */
+void session_fail(struct session *s, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+void session_complete(struct session *s, const struct protocol_completion *completion);
+uint64_t session_now_ns(void);
+
+/* pipeline.c */
+
+int pipeline_open(struct session *s, struct err *err);
+void pipeline_free(struct session *s);
+
+/* Takes one submission, the peer's word, and puts it into its lane; or fails the session. */
+void pipeline_accept(struct session *s, const struct protocol_submission *sub);
+
+/* A pool thread is done with a task. */
+void pipeline_job_done(struct session *s, struct pool_job *job);
+
+/* Starts what can be started, completes what is done. Returns whether anything changed. */
+bool pipeline_run(struct session *s);
+
+/* pipeline_check.c */
+
+/* Checks a submission, and fills the rest of `op`. ERR_PROTOCOL says what is wrong. */
+int op_plan(const struct session *s, struct op *op, struct err *err);
+
+/* compute.c */
+
+/* On a pool thread. */
+void compute_run(struct pool_job *job);
+/* The sum of squares over the unit's norm range, once all its blocks are there. */
+double compute_sum(const struct session *s, const struct unit_plan *unit);
+
+#endif

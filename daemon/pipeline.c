@@ -1,0 +1,307 @@
+/*
+ * Operations on their way. The session's thread runs all of this; pool threads only run compute.c
+ * on a task that is theirs for the while.
+ *
+ * An operation stands in the lane of its unit or blob; at the head of it, it is active, and its
+ * chunks become tasks one after the other, as chunk buffers and tasks are free:
+ *
+ *	  submission --> lane --> active --> chunk by chunk: task --> completed
+ *	                                                      |
+ *	                        READ --all read--> COMPUTE --ran--> WRITE --all written--> done
+ *
+ * Tasks of all active operations run at once, the oldest operation's first: while chunk i of a step
+ * is with a pool thread, chunk i+1 is being read and chunk i-1 written, and when the last chunk of a
+ * unit has been started, the next buffer that comes free goes to the first chunk of the next unit.
+ *
+ * Invariants
+ *  1. A lane's head, and nothing else of it, is in the active list; so operations of one unit take
+ *     effect one after the other, and no transfer of an extent begins before the last one ended.
+ *  2. A task holds what it needs (itself and, if its operation is buffered, one buffer) from its
+ *     start, and waits for nothing but transfers and threads: whatever was started ends.
+ *  3. Nothing is allocated after pipeline_open. At most ring_slots operations are accepted and not
+ *     completed, so each finds its place in ops and in the completion ring.
+ *  4. After a failure no task goes on to another phase, and every operation completes with the
+ *     failure's code as soon as it has no task.
+ */
+#include "daemon/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+/* Work on memory alone is handed to the pool this many chunks ahead of each thread. */
+#define COMPUTES_PER_THREAD 2u
+#define TASKS_MAX           4096u
+
+static void transfer_done(struct nvme_io *io, int rc);
+
+static uint32_t tasks_wanted(const struct session *s)
+{
+	const struct protocol_open *o = &s->plan->open;
+	uint32_t count = o->chunk_buffers + s->unbuffered_computes_max;
+
+	if (s->store)
+		count += o->queue_depth * o->path_count;
+	return count < TASKS_MAX ? count : TASKS_MAX;
+}
+
+static void buffers_open(struct session *s)
+{
+	const struct session_plan *p = s->plan;
+
+	if (p->buffer_bytes == 0)
+		return;
+	for (uint32_t i = p->open.chunk_buffers; i-- > 0;)
+		s->free_buffers[s->free_buffer_count++] =
+			s->own + p->buffers_offset + i * p->buffer_bytes;
+}
+
+int pipeline_open(struct session *s, struct err *err)
+{
+	const struct protocol_open *o = &s->plan->open;
+
+	s->unbuffered_computes_max = COMPUTES_PER_THREAD * pool_threads(s->pool);
+	s->task_count = tasks_wanted(s);
+	s->ops = calloc(o->ring_slots, sizeof(*s->ops));
+	s->tasks = calloc(s->task_count, sizeof(*s->tasks));
+	s->unit_lanes = calloc(o->unit_count + 1, sizeof(*s->unit_lanes));
+	s->blob_lanes = calloc(o->blob_count + 1, sizeof(*s->blob_lanes));
+	s->sums = calloc(s->plan->sums_count + 1, sizeof(*s->sums));
+	s->free_buffers = calloc(o->chunk_buffers + 1, sizeof(uint8_t *));
+	if (!s->ops || !s->tasks || !s->unit_lanes || !s->blob_lanes || !s->sums ||
+	    !s->free_buffers)
+		return err_sys(err, -ENOMEM, "allocating the session's operations");
+	for (uint32_t i = 0; i < o->ring_slots; i++) {
+		s->ops[i].next = s->free_ops;
+		s->free_ops = &s->ops[i];
+	}
+	for (uint32_t i = 0; i < s->task_count; i++) {
+		s->tasks[i].session = s;
+		s->tasks[i].job.run = compute_run;
+		s->tasks[i].next_free = s->free_tasks;
+		s->free_tasks = &s->tasks[i];
+	}
+	buffers_open(s);
+	return 0;
+}
+
+void pipeline_free(struct session *s)
+{
+	assert(s->tasks_busy == 0);
+	free(s->ops);
+	free(s->tasks);
+	free(s->unit_lanes);
+	free(s->blob_lanes);
+	free(s->sums);
+	free(s->free_buffers);
+}
+
+/* Tasks. */
+
+static void task_end(struct task *t)
+{
+	struct session *s = t->session;
+	struct op *op = t->op;
+
+	op->done++;
+	if (t->buffer)
+		s->free_buffers[s->free_buffer_count++] = t->buffer;
+	else if (op->compute)
+		s->unbuffered_computes--;
+	s->tasks_busy--;
+	t->op = NULL;
+	t->next_free = s->free_tasks;
+	s->free_tasks = t;
+}
+
+static void transfer_begin(struct task *t, enum part part, bool write)
+{
+	struct session *s = t->session;
+	const struct op *op = t->op;
+	struct nvme_io *io = &t->io[part];
+
+	*io = (struct nvme_io){
+		.object = op->buffered ? op->unit->object[part] : op->object,
+		.extent = (uint32_t)t->chunk,
+		.write = write,
+		.buf = op->buffered ? t->buffer + s->plan->buffer_offset[part]
+				    : s->arena + op->sub.offset + t->chunk * op->stride_bytes,
+		.done = transfer_done,
+		.context = t,
+	};
+	nvme_submit(s->store, io);
+}
+
+static void transfers_begin(struct task *t, uint8_t parts, bool write)
+{
+	t->transfers = (unsigned)__builtin_popcount(parts);
+	t->session->io_busy++;
+	for (int part = 0; part < PART_COUNT; part++)
+		if (parts & PART_BIT(part))
+			transfer_begin(t, part, write);
+}
+
+/* The task's phase is over: the next one that its operation has. */
+static void task_advance(struct task *t)
+{
+	struct session *s = t->session;
+	const struct op *op = t->op;
+
+	if (s->failure.code || s->ending) {
+		task_end(t);
+	} else if (t->phase < TASK_COMPUTE && op->compute) {
+		t->phase = TASK_COMPUTE;
+		s->jobs_busy++;
+		pool_submit(&s->pool_client, &t->job);
+	} else if (t->phase < TASK_WRITE && op->writes) {
+		t->phase = TASK_WRITE;
+		transfers_begin(t, op->writes, true);
+	} else {
+		task_end(t);
+	}
+}
+
+static void transfer_done(struct nvme_io *io, int rc)
+{
+	struct task *t = io->context;
+	struct session *s = t->session;
+
+	if (rc < 0)
+		session_fail(s, rc, "swap: %s", nvme_store_error(s->store));
+	if (--t->transfers > 0)
+		return;
+	s->io_busy--;
+	task_advance(t);
+}
+
+void pipeline_job_done(struct session *s, struct pool_job *job)
+{
+	s->jobs_busy--;
+	task_advance((struct task *)(void *)((char *)job - offsetof(struct task, job)));
+}
+
+/* Starts the operation's next chunk; false when something that it needs is not free. */
+static bool task_start(struct session *s, struct op *op)
+{
+	struct task *t = s->free_tasks;
+	bool unbuffered_compute = op->compute && !op->buffered;
+
+	if (!t || (op->buffered && s->free_buffer_count == 0) ||
+	    (unbuffered_compute && s->unbuffered_computes == s->unbuffered_computes_max))
+		return false;
+	s->free_tasks = t->next_free;
+	s->tasks_busy++;
+	s->unbuffered_computes += unbuffered_compute;
+	t->op = op;
+	t->chunk = op->first + op->started++;
+	t->buffer = op->buffered ? s->free_buffers[--s->free_buffer_count] : NULL;
+	t->phase = TASK_READ;
+	if (op->reads)
+		transfers_begin(t, op->reads, false);
+	else
+		task_advance(t);
+	return true;
+}
+
+/* Operations. */
+
+static void active_add(struct session *s, struct op *op)
+{
+	op->active_next = NULL;
+	op->active_prev = s->active_tail;
+	if (s->active_tail)
+		s->active_tail->active_next = op;
+	else
+		s->active_head = op;
+	s->active_tail = op;
+}
+
+static void active_remove(struct session *s, struct op *op)
+{
+	if (op->active_prev)
+		op->active_prev->active_next = op->active_next;
+	else
+		s->active_head = op->active_next;
+	if (op->active_next)
+		op->active_next->active_prev = op->active_prev;
+	else
+		s->active_tail = op->active_prev;
+}
+
+static void op_complete(struct session *s, struct op *op)
+{
+	struct protocol_completion completion = {
+		.id = op->sub.id,
+		.code = s->failure.code,
+		.offset = op->sub.offset,
+	};
+
+	if (!s->failure.code && op->sub.op == PROTOCOL_OP_GRAD &&
+	    (op->sub.flags & PROTOCOL_FLAG_LAST))
+		completion.value = compute_sum(s, op->unit);
+	op->next = s->free_ops;
+	s->free_ops = op;
+	s->op_count--;
+	session_complete(s, &completion);
+}
+
+/* The lane's head is done: the next one becomes active. */
+static void lane_advance(struct session *s, struct lane *lane)
+{
+	lane->head = lane->head->next;
+	if (lane->head)
+		active_add(s, lane->head);
+	else
+		lane->tail = NULL;
+}
+
+void pipeline_accept(struct session *s, const struct protocol_submission *sub)
+{
+	struct op *op = s->free_ops;
+	struct err why = {.code = 0};
+
+	if (!op) {
+		session_fail(s, ERR_PROTOCOL, "protocol error: more than %u operations at once",
+			     s->plan->open.ring_slots);
+		s->dead = true;
+		return;
+	}
+	s->free_ops = op->next;
+	s->op_count++;
+	*op = (struct op){.sub = *sub};
+	if (!s->failure.code && op_plan(s, op, &why) < 0)
+		session_fail(s, why.code, "%s", why.text);
+	if (s->failure.code) {
+		op_complete(s, op);
+		return;
+	}
+	if (op->lane->tail) {
+		op->lane->tail->next = op;
+	} else {
+		op->lane->head = op;
+		active_add(s, op);
+	}
+	op->lane->tail = op;
+}
+
+bool pipeline_run(struct session *s)
+{
+	struct op *op, *next;
+	bool changed = false;
+
+	for (op = s->active_head; op; op = next) {
+		while (!s->failure.code && op->started < op->count && task_start(s, op))
+			changed = true;
+		if (op->done < op->started || (op->started < op->count && !s->failure.code)) {
+			next = op->active_next;
+			continue;
+		}
+		/* In this order: its successor may become the next one of the list. */
+		lane_advance(s, op->lane);
+		next = op->active_next;
+		active_remove(s, op);
+		op_complete(s, op);
+		changed = true;
+	}
+	return changed;
+}
