@@ -262,6 +262,31 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 	return out;
 }
 
+/* The daemon has another working directory: it gets paths whole. */
+static int paths_fill(const struct engine *e, struct protocol_open *o, struct err *err)
+{
+	const struct conf_strings *paths = &e->config->nvme.paths;
+
+	if (!e->plan->needs_swap)
+		return 0;
+	for (size_t i = 0; i < paths->count; i++) {
+		char *whole = realpath(paths->at[i], NULL);
+		size_t len;
+
+		if (!whole)
+			return err_sys(err, -errno, "nvme.paths: %s", paths->at[i]);
+		len = strlen(whole);
+		if (len < PROTOCOL_PATH_BYTES)
+			memcpy(o->paths[i], whole, len + 1);
+		free(whole);
+		if (len >= PROTOCOL_PATH_BYTES)
+			return err_set(err, ERR_CONFIG, "nvme.paths: %s: longer than %u bytes",
+				       paths->at[i], PROTOCOL_PATH_BYTES - 1);
+	}
+	o->path_count = (uint32_t)paths->count;
+	return 0;
+}
+
 static void open_message_fill(const struct engine *e, struct protocol_open *o)
 {
 	const struct train_config *c = e->config;
@@ -281,11 +306,6 @@ static void open_message_fill(const struct engine *e, struct protocol_open *o)
 	o->beta2 = c->optimizer.betas.at[1];
 	o->eps = c->optimizer.eps;
 	o->weight_decay = c->optimizer.weight_decay;
-	if (!p->needs_swap)
-		return;
-	o->path_count = (uint32_t)c->nvme.paths.count;
-	for (size_t i = 0; i < c->nvme.paths.count; i++)
-		strcpy(o->paths[i], c->nvme.paths.at[i]); /* the config bounds count and length */
 }
 
 static int session_connect(struct engine *e, const struct engine_config *config,
@@ -348,7 +368,9 @@ static int session_open(struct engine *e, const struct engine_config *config, st
 	if (!c)
 		return err_sys(err, -ENOMEM, "allocating the session's request");
 	open_message_fill(e, &c->open);
-	rc = session_connect(e, config, c, err);
+	rc = paths_fill(e, &c->open, err);
+	if (rc == 0)
+		rc = session_connect(e, config, c, err);
 	free(c);
 	if (rc < 0)
 		return rc;

@@ -40,7 +40,7 @@
 #define SMALL_BYTES    (64u << 10)
 #define EXCHANGE_BYTES 4096u
 
-#define RING_SLOTS     256 /* operations in flight: a handful for each slot and buffer below */
+#define RING_SLOTS_MIN 256 /* operations in flight: a handful for each slot and buffer below */
 #define ACT_SLOTS      3   /* one being stored, one being loaded, one being used */
 #define TRANSFER_SLOTS 2   /* one with the daemon while the worker is at the other */
 #define TRANSFER_BYTES 12  /* an element's fp32 master, m and v */
@@ -278,7 +278,10 @@ static void host_sizes(struct plan *p)
 	struct plan_host *h = &p->host;
 	const bool blobs_in_swap = p->param_blobs && p->place_param == PLACE_NVME;
 
-	h->ring_slots = RING_SLOTS;
+	/* The engine keeps a STEP and a STORE of every unit in flight at most, beside those. */
+	h->ring_slots = RING_SLOTS_MIN;
+	while (h->ring_slots < 2 * p->unit_count + RING_SLOTS_MIN / 2)
+		h->ring_slots *= 2;
 	if (p->param_home == PROTOCOL_HOME_SWAP)
 		h->fetch_slot_bytes = align(l.opt * param);
 	if (blobs_in_swap)
