@@ -57,9 +57,8 @@ void adam_host_step(const struct adam *a);
 void adam_host_step_isa(const struct adam *a, enum cpu_isa isa);
 
 /*
- * What adam_host_step is measured against: reads and writes the same bytes of a bf16 step in the
- * same order, and computes nothing. The vectors hold rubbish afterwards. Whole vectors of 16
- * elements only.
+ * What adam_host_step is measured against: reads and writes the bytes of a bf16 step in the same
+ * order, 26 a parameter, and computes nothing; all stays as it was. Whole multiples of 32 elements.
  */
 void adam_host_move(const struct adam *a);
 

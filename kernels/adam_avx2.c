@@ -2,6 +2,7 @@
 #include "kernels/vec_avx2.h"
 
 #include "kernels/adam_body.h"
+#include "kernels/adam_move_body.h"
 
 const struct adam_kernels adam_avx2 = {
 	.step =

@@ -2,6 +2,7 @@
 #include "kernels/vec_avx512.h"
 
 #include "kernels/adam_body.h"
+#include "kernels/adam_move_body.h"
 
 const struct adam_kernels adam_avx512 = {
 	.step =

@@ -107,26 +107,4 @@ static void range_bf16_bf16(const struct adam *a, size_t begin, size_t end, floa
 	adam_range(a, begin, end, decay, DTYPE_BF16, DTYPE_BF16);
 }
 
-/*
- * Reads and writes what a bf16 step does. m and v change places and the gradient goes into the
- * parameter by exclusive or, so that no load or store can be left out.
- */
-static void range_move(const struct adam *a, size_t begin, size_t end, float decay)
-{
-	const struct adam step = *a;
-	const uint16_t *grad = step.grad;
-	uint16_t *hi = step.param;
-
-	(void)decay;
-	for (size_t i = begin; end - i >= VEC_LANES; i += VEC_LANES) {
-		struct vec m = vec_load(step.m + i), v = vec_load(step.v + i);
-		struct vec p = vec_join(hi + i, step.lo + i);
-
-		p = vec_xor(p, vec_load_bf16(grad + i));
-		vec_store(step.m + i, v);
-		vec_store(step.v + i, m);
-		vec_split(hi + i, step.lo + i, p);
-	}
-}
-
 #endif

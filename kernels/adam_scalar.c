@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "kernels/adam_kernels.h"
+#include "kernels/adam_move_body.h"
 
 struct state {
 	float p, m, v;
@@ -43,24 +44,7 @@ static void range(const struct adam *a, size_t begin, size_t end, float decay)
 	}
 }
 
-/* As range_move of adam_body.h. */
-static void move(const struct adam *a, size_t begin, size_t end, float decay)
-{
-	const uint16_t *grad = a->grad;
-	uint16_t *hi = a->param;
-
-	(void)decay;
-	for (size_t i = begin; i < end; i++) {
-		float m = a->m[i], p = bf16_join(hi[i], a->lo[i]);
-
-		a->m[i] = a->v[i];
-		a->v[i] = m;
-		bf16_split(p, &hi[i], &a->lo[i]);
-		hi[i] ^= grad[i];
-	}
-}
-
 const struct adam_kernels adam_scalar = {
 	.step = {{range, range}, {range, range}},
-	.move = move,
+	.move = range_move,
 };

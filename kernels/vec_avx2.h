@@ -83,12 +83,17 @@ VEC_LANEWISE(vec_mul, _mm256_mul_ps)
 VEC_LANEWISE(vec_div, _mm256_div_ps)
 VEC_LANEWISE(vec_max, _mm256_max_ps)
 VEC_LANEWISE(vec_min, _mm256_min_ps)
-VEC_LANEWISE(vec_xor, _mm256_xor_ps)
 #undef VEC_LANEWISE
 
 VEC_INLINE struct vec vec_sqrt(struct vec a)
 {
 	return (struct vec){_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)};
+}
+
+VEC_INLINE struct vec vec_opaque(struct vec a)
+{
+	__asm__ volatile("" : "+x"(a.lo), "+x"(a.hi));
+	return a;
 }
 
 VEC_INLINE struct vec vec_fma(struct vec a, struct vec b, struct vec c)

@@ -63,12 +63,17 @@ VEC_LANEWISE(vec_mul, _mm512_mul_ps)
 VEC_LANEWISE(vec_div, _mm512_div_ps)
 VEC_LANEWISE(vec_max, _mm512_max_ps)
 VEC_LANEWISE(vec_min, _mm512_min_ps)
-VEC_LANEWISE(vec_xor, _mm512_xor_ps)
 #undef VEC_LANEWISE
 
 VEC_INLINE struct vec vec_sqrt(struct vec a)
 {
 	return (struct vec){_mm512_sqrt_ps(a.r)};
+}
+
+VEC_INLINE struct vec vec_opaque(struct vec a)
+{
+	__asm__ volatile("" : "+v"(a.r));
+	return a;
 }
 
 VEC_INLINE struct vec vec_fma(struct vec a, struct vec b, struct vec c)

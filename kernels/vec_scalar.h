@@ -96,13 +96,19 @@ VEC_LANEWISE(vec_div, a.l[i] / b.l[i])
 /* As maxps and minps: the second operand when either is NaN. */
 VEC_LANEWISE(vec_max, a.l[i] > b.l[i] ? a.l[i] : b.l[i])
 VEC_LANEWISE(vec_min, a.l[i] < b.l[i] ? a.l[i] : b.l[i])
-VEC_LANEWISE(vec_xor, vec_float(vec_bits(a.l[i]) ^ vec_bits(b.l[i])))
 #undef VEC_LANEWISE
 
 VEC_INLINE struct vec vec_sqrt(struct vec a)
 {
 	for (unsigned i = 0; i < VEC_LANES; i++)
 		a.l[i] = sqrtf(a.l[i]);
+	return a;
+}
+
+/* a itself, but the compiler does not know: for traffic that must not be optimised away. */
+VEC_INLINE struct vec vec_opaque(struct vec a)
+{
+	__asm__ volatile("" : "+m"(a));
 	return a;
 }
 
