@@ -40,8 +40,9 @@
 
 #define LINK_QUEUE_BYTES (1u << 20)
 #define EPOLL_BATCH	 256
-/* After SIGKILL a process ends as soon as the kernel lets it; one stuck in a device may never. */
-#define UNKILLABLE_NS	 (10 * NS_PER_SEC)
+/* After SIGKILL a process ends when the kernel has taken its memory apart, seconds for hundreds of
+ * gigabytes; one stuck in a device may never. */
+#define UNKILLABLE_NS	 (60 * NS_PER_SEC)
 #define DRAIN_MIN_NS	 (100 * NS_PER_MS)
 #define SWEEP_PERIOD_MS	 2
 
@@ -325,15 +326,20 @@ static int take_job(struct agent *a, const struct link_frame *frame, struct err 
 
 static int take_frame(struct agent *a, const struct link_frame *frame, struct err *err)
 {
+	int rc;
+
 	switch (frame->head.type) {
 	case LINK_JOB:
 		return take_job(a, frame, err);
 	case LINK_SIGNAL:
 		return take_signal(a, frame, err);
 	case LINK_KILL:
+		rc = link_take(frame, NULL, 0, NULL, NULL, err);
+		if (rc < 0)
+			return rc;
 		a->hurry = true;
 		agent_post(a, AGENT_EV_KILL);
-		return link_take(frame, NULL, 0, NULL, NULL, err);
+		return 0;
 	default:
 		return err_set(err, ERR_PROTOCOL, "link: frame type %u is not for an agent",
 			       frame->head.type);

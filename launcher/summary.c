@@ -156,8 +156,7 @@ int summary_next(const char **at, const char *end, struct summary_member *ret)
 	if (p < end && *p == ',') {
 		p++;
 		skip_space(&p, end);
-	}
-	if (p < end && *p == '}') {
+	} else if (p < end && *p == '}') {
 		p++;
 		skip_space(&p, end);
 		*at = p;

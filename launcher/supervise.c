@@ -41,9 +41,9 @@ extern char **environ;
 #define NS_PER_SEC    1000000000ull
 #define NS_PER_MS     1000000ull
 #define HELLO_NS      (30 * NS_PER_SEC)
-/* How long the agent may take for what it does at once by itself. */
-#define ANSWER_NS     (15 * NS_PER_SEC)
-#define UNKILLABLE_NS (10 * NS_PER_SEC)
+/* How long the agent may take for what it does at once; after that we do it. */
+#define ANSWER_NS     (5 * NS_PER_SEC)
+#define UNKILLABLE_NS (60 * NS_PER_SEC) /* as in agent.c */
 #define SWEEP_NS      (2 * NS_PER_MS)
 
 enum super_state {

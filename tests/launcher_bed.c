@@ -136,12 +136,31 @@ static bool has(pid_t pid, const char *mark, const char *what)
 	return marked && found;
 }
 
-/* Calls of the job but dsrun itself that have `what`; the last one's pid. */
+/* In clock ticks after boot; the highest number when the process is gone. */
+static unsigned long long start_of(pid_t pid)
+{
+	char path[64], text[1024] = "";
+	unsigned long long start = ~0ull;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	FILE *f = fopen(path, "re");
+	const char *at = f && fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
+	if (f)
+		fclose(f);
+	for (int field = 2; at && field < 22; field++)
+		at = strchr(at + 1, ' ');
+	if (at)
+		sscanf(at, "%llu", &start);
+	return start;
+}
+
+/* Processes of the job but dsrun itself that have `what`, and the oldest: a worker, not its child. */
 static unsigned count(const struct bed *bed, const char *what, pid_t *ret_pid)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
 	unsigned found = 0;
+	unsigned long long oldest = ~0ull;
 
 	ck_assert_ptr_nonnull(proc);
 	while ((entry = readdir(proc)) != NULL) {
@@ -150,8 +169,11 @@ static unsigned count(const struct bed *bed, const char *what, pid_t *ret_pid)
 		if (pid <= 0 || pid == bed->pid || pid == getpid() || !has(pid, bed->mark, what))
 			continue;
 		found++;
-		if (ret_pid)
+		unsigned long long start = ret_pid ? start_of(pid) : ~0ull;
+		if (start < oldest) {
+			oldest = start;
 			*ret_pid = pid;
+		}
 	}
 	closedir(proc);
 	return found;
