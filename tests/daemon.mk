@@ -1,0 +1,3 @@
+TESTS         += t_daemon
+t_daemon_SRCS := tests/daemon_bed.c
+t_daemon_USES := offload nvme kernels common
