@@ -108,7 +108,7 @@ static int entry_add(struct reader *r, const char *path, yaml_mark_t mark)
 	copy = doc_string(doc, path);
 	if (!copy)
 		return no_memory(r);
-	doc->entries[doc->entry_count++] = (struct entry){ copy, mark.line + 1, mark.column + 1 };
+	doc->entries[doc->entry_count++] = (struct entry){copy, mark.line + 1, mark.column + 1};
 	return 0;
 }
 
@@ -130,7 +130,7 @@ __attribute__((format(printf, 4, 5))) static int fail(struct reader *r, yaml_mar
 /* The place of byte `offset`: columns count characters, as libyaml's marks do. */
 static yaml_mark_t mark_at(const char *text, size_t offset)
 {
-	yaml_mark_t mark = { 0 };
+	yaml_mark_t mark = {0};
 
 	for (size_t i = 0; i < offset; i++) {
 		if (text[i] == '\n') {
@@ -192,9 +192,8 @@ static bool scalar_is_null(const yaml_event_t *e)
 {
 	const char *text = scalar_text(e);
 
-	return !scalar_is_quoted(e) &&
-	       (!*text || !strcmp(text, "~") || !strcmp(text, "null") || !strcmp(text, "Null") ||
-		!strcmp(text, "NULL"));
+	return !scalar_is_quoted(e) && (!*text || !strcmp(text, "~") || !strcmp(text, "null") ||
+					!strcmp(text, "Null") || !strcmp(text, "NULL"));
 }
 
 /* What the event looks like to a person: "a list", "'four'". */
@@ -389,11 +388,16 @@ static int scalar_check(struct reader *r, const char *path, const char *expected
 static const char *expected_text(const struct conf_key *key)
 {
 	static const char *const texts[] = {
-		[CONF_U64] = "a whole number",	 [CONF_DOUBLE] = "a number",
-		[CONF_BOOL] = "true or false",	 [CONF_STRING] = "text",
-		[CONF_BYTES] = "a size",	 [CONF_DURATION] = "a duration",
-		[CONF_ENUM] = "a word",		 [CONF_STRINGS] = "text or a list of texts",
-		[CONF_DOUBLES] = "a list of numbers", [CONF_SECTIONS] = "a list of mappings",
+		[CONF_U64] = "a whole number",
+		[CONF_DOUBLE] = "a number",
+		[CONF_BOOL] = "true or false",
+		[CONF_STRING] = "text",
+		[CONF_BYTES] = "a size",
+		[CONF_DURATION] = "a duration",
+		[CONF_ENUM] = "a word",
+		[CONF_STRINGS] = "text or a list of texts",
+		[CONF_DOUBLES] = "a list of numbers",
+		[CONF_SECTIONS] = "a list of mappings",
 	};
 
 	return texts[key->type];
@@ -507,7 +511,7 @@ static int doubles_read(struct reader *r, const struct conf_key *key, struct con
 {
 	const size_t most = sizeof(out->at) / sizeof(out->at[0]);
 	yaml_mark_t mark = r->event.start_mark;
-	struct conf_doubles list = { .count = 0 };
+	struct conf_doubles list = {.count = 0};
 	char item[PATH_BYTES];
 	bool more = true;
 	int rc;
@@ -543,7 +547,7 @@ static int sections_read(struct reader *r, const struct conf_key *key, struct co
 {
 	yaml_mark_t mark = r->event.start_mark;
 	char item[PATH_BYTES];
-	struct conf_items list = { .count = 0 };
+	struct conf_items list = {.count = 0};
 	bool more = true;
 	int rc;
 
@@ -632,7 +636,7 @@ static int text_check(struct reader *r, const char *text, size_t len)
 	size_t n;
 
 	if (len > TEXT_MAX_BYTES)
-		return fail(r, (yaml_mark_t){ 0 }, "", "%zu bytes; a configuration has at most %zu",
+		return fail(r, (yaml_mark_t){0}, "", "%zu bytes; a configuration has at most %zu",
 			    len, TEXT_MAX_BYTES);
 	for (size_t i = 0; i < len; i += n) {
 		n = conf_character_len(text + i, len - i);
@@ -646,7 +650,7 @@ static int text_check(struct reader *r, const char *text, size_t len)
 int conf_parse(const char *name, const char *text, size_t len, const struct conf_key *keys,
 	       void *out, struct conf_doc **ret_doc, struct err *err)
 {
-	struct reader r = { .root = keys, .err = err };
+	struct reader r = {.root = keys, .err = err};
 	int rc;
 
 	r.doc = calloc(1, sizeof(*r.doc));
@@ -681,7 +685,7 @@ fail_doc:
 int conf_load(const char *path, const struct conf_key *keys, void *out, struct conf_doc **ret_doc,
 	      struct err *err)
 {
-	struct err why = { 0 };
+	struct err why = {0};
 	size_t len;
 	char *text;
 	int rc;

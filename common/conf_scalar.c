@@ -22,8 +22,8 @@ static int refuse(char why[CONF_WHY_BYTES], const char *text, const char *expect
 {
 	char shown[CONF_SHOWN_BYTES];
 
-	snprintf(why, CONF_WHY_BYTES, "'%s' is not %s",
-		 conf_shown(shown, text, strlen(text)), expected);
+	snprintf(why, CONF_WHY_BYTES, "'%s' is not %s", conf_shown(shown, text, strlen(text)),
+		 expected);
 	return ERR_CONFIG;
 }
 

@@ -16,7 +16,7 @@
 
 size_t conf_character_len(const char *bytes, size_t len)
 {
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
 	const unsigned char *text = (const unsigned char *)bytes;
 	uint32_t code = text[0];
 	size_t n;

@@ -114,8 +114,8 @@ static int read_to_end(int fd, const char *path, char *text, size_t max_bytes, s
 			break;
 		len += (size_t)n;
 		if (len > max_bytes)
-			return err_set(err, ERR_DATA, "%s: larger than the %zu bytes allowed",
-				       path, max_bytes);
+			return err_set(err, ERR_DATA, "%s: larger than the %zu bytes allowed", path,
+				       max_bytes);
 	}
 	text[len] = '\0';
 	*ret_len = len;

@@ -42,10 +42,10 @@ static const struct {
 	const char *name;
 	int priority; /* syslog's */
 } levels[] = {
-	[LOG_LEVEL_ERROR] = { "error", 3 },
-	[LOG_LEVEL_WARN] = { "warning", 4 },
-	[LOG_LEVEL_INFO] = { "info", 6 },
-	[LOG_LEVEL_DEBUG] = { "debug", 7 },
+	[LOG_LEVEL_ERROR] = {"error", 3},
+	[LOG_LEVEL_WARN] = {"warning", 4},
+	[LOG_LEVEL_INFO] = {"info", 6},
+	[LOG_LEVEL_DEBUG] = {"debug", 7},
 };
 
 /* A record being put together; writes past the end are cut. */
@@ -201,7 +201,7 @@ static void put_field(struct record *r, const char *name, const char *value)
 static bool journal_send(int fd, int rank, enum log_level level, const char *module,
 			 const char *message)
 {
-	struct record r = { 0 };
+	struct record r = {0};
 	uint64_t len = strlen(message);
 	char number[16];
 
@@ -248,7 +248,7 @@ static bool stderr_is_journal(void)
 /* Without the socket the records go through stderr with their priority in front. */
 static void journal_open(void)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX, .sun_path = JOURNAL_SOCKET };
+	struct sockaddr_un addr = {.sun_family = AF_UNIX, .sun_path = JOURNAL_SOCKET};
 	int fd;
 
 	if (atomic_load_explicit(&journal_fd, memory_order_relaxed) >= 0)
@@ -291,7 +291,7 @@ void log_write(enum log_level level, const char *module, const char *fmt, ...)
 	int fd = atomic_load_explicit(&journal_fd, memory_order_relaxed);
 	int saved_errno = errno;
 	char message[MESSAGE_BYTES];
-	struct record r = { 0 };
+	struct record r = {0};
 	va_list ap;
 
 	if (level > log_get_level())

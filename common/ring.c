@@ -168,7 +168,7 @@ bool ring_sleep_begin(struct ring *ring)
 void ring_sleep_end(struct ring *ring)
 {
 	uint64_t count;
-	struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
+	struct iovec iov = {.iov_base = &count, .iov_len = sizeof(count)};
 	ssize_t n;
 
 	/* Relaxed: as in ring_sleep_begin. */

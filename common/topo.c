@@ -62,8 +62,7 @@ static int allowed_find(struct topo *topo, struct err *err)
 		return no_memory(err);
 	}
 	/* Where the system does not tell a binding there is none. */
-	if (!topo->synthetic &&
-	    hwloc_get_cpubind(topo->hwloc, bound, HWLOC_CPUBIND_PROCESS) == 0 &&
+	if (!topo->synthetic && hwloc_get_cpubind(topo->hwloc, bound, HWLOC_CPUBIND_PROCESS) == 0 &&
 	    hwloc_bitmap_intersects(topo->allowed, bound))
 		hwloc_bitmap_and(topo->allowed, topo->allowed, bound);
 	hwloc_bitmap_free(bound);
@@ -95,8 +94,7 @@ static int group_add(struct topo *topo, hwloc_const_cpuset_t within, struct err 
 			topo->cores[topo->core_count++] = set;
 	}
 	if (topo->core_count > first)
-		topo->groups[topo->group_count++] =
-			(struct group){ first, topo->core_count - first };
+		topo->groups[topo->group_count++] = (struct group){first, topo->core_count - first};
 	return 0;
 }
 
@@ -190,7 +188,7 @@ static struct group share(unsigned index, unsigned parts, unsigned count)
 	unsigned first = (unsigned)((uint64_t)index * count / parts);
 	unsigned end = (unsigned)((uint64_t)(index + 1) * count / parts);
 
-	return (struct group){ first, end > first ? end - first : 1 };
+	return (struct group){first, end > first ? end - first : 1};
 }
 
 /*
@@ -226,7 +224,7 @@ static struct group part_find(const struct topo *topo, unsigned index, unsigned 
 	}
 	/* The last node's end is `parts`, so every part was found. */
 	assert(!"a part without a node");
-	return (struct group){ 0, topo->core_count };
+	return (struct group){0, topo->core_count};
 }
 
 int topo_split(const struct topo *topo, unsigned index, unsigned parts,
