@@ -70,7 +70,8 @@ struct metrics {
 	bool have_loss, have_validation;
 	uint64_t tokens; /* trained on by this run, all ranks */
 	double seconds[RUN_PARTS];
-	double last_at; /* when the log's last line or the live line was made */
+	double last_at; /* when the log's last line was made */
+	double last_train;
 	uint64_t last_tokens;
 	struct tiers last_tiers;
 	double live_at;

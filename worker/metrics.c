@@ -102,14 +102,16 @@ struct rates {
 	double tokens, device, swap_read, swap_write; /* per second */
 };
 
-static struct rates rates_since(const struct metrics *m, double seconds)
+static struct rates rates_since(const struct metrics *m, double at)
 {
 	const struct tiers *now = &m->tiers, *then = &m->last_tiers;
+	const double seconds = at - m->last_at, train = m->seconds[RUN_TRAIN] - m->last_train;
 
-	if (seconds <= 0)
+	if (seconds <= 0 || train <= 0)
 		return (struct rates){0};
 	return (struct rates){
-		.tokens = (double)(m->tokens - m->last_tokens) / seconds,
+		/* Evaluation and checkpoints in between are no reason to call training slow. */
+		.tokens = (double)(m->tokens - m->last_tokens) / train,
 		.device = (double)(now->device_in_bytes - then->device_in_bytes +
 				   now->device_out_bytes - then->device_out_bytes) /
 			  seconds,
@@ -204,16 +206,17 @@ int metrics_step(struct run *run, const struct metrics_step *s, struct err *err)
 	struct rates r;
 	int rc = 0;
 
-	if (!m->have_loss)
+	if (!m->have_loss) {
 		m->first_loss = s->loss;
+		m->last_at = run->started_at + m->seconds[RUN_SETUP];
+	}
 	m->have_loss = true;
 	m->last_loss = s->loss;
 	m->tokens += c->batch.global * c->data.sequence;
 	losses_add(&m->losses, s->step, s->loss);
 	if (run->rank != 0)
 		return 0;
-	r = rates_since(m, m->last_at > 0 ? now - m->last_at
-					  : now - run->started_at - m->seconds[RUN_SETUP]);
+	r = rates_since(m, now);
 	if (now >= m->live_at + LIVE_SECONDS) {
 		rc = report_line(run, REPORT_LIVE, s, &r, err);
 		m->live_at = now;
@@ -225,6 +228,7 @@ int metrics_step(struct run *run, const struct metrics_step *s, struct err *err)
 	if (!rc)
 		rc = log_step(run, s, &r, err);
 	m->last_at = now;
+	m->last_train = m->seconds[RUN_TRAIN];
 	m->last_tokens = m->tokens;
 	m->last_tiers = m->tiers;
 	return rc;

@@ -1,8 +1,8 @@
 MODULES       += worker
 worker_SRCS   := $(filter-out worker/dsworker.c worker/dsprep.c,$(sort $(wildcard worker/*.c)))
-worker_USES   := offload comm kernels common
+worker_USES   := offload comm nvme kernels common
 PROGS         += dsworker dsprep
 dsworker_SRCS := worker/dsworker.c
-dsworker_USES := worker offload comm kernels common
+dsworker_USES := worker offload comm nvme kernels common
 dsprep_SRCS   := worker/dsprep.c
 dsprep_USES   := worker common
