@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "kernels/simd.h"
+#include "kernels/vec_exp.h"
 
 /* Lanes of the vector at i: sixteen, or what is left. */
 VEC_INLINE size_t lanes_at(size_t i, size_t count)
@@ -40,34 +41,6 @@ VEC_INLINE struct vec load_param(const void *p, enum dtype type, size_t i, size_
 		return load_lanes((const float *)p + i, n);
 	return n == VEC_LANES ? vec_load_bf16((const uint16_t *)p + i)
 			      : vec_load_bf16_n((const uint16_t *)p + i, n);
-}
-
-/*
- * e^x for x <= 88, within 2 ulp; 0 below ln 2^-126, where results would be subnormal. NaN stays.
- *
- * x = n ln2 + r with |r| <= ln2 / 2; e^r by its series to r^7, which leaves r^8/8! < 6e-9 or a
- * tenth of an ulp. n comes by adding 1.5 * 2^23, which puts round(x / ln2) in the low bits; the
- * 127 added with it makes those bits the exponent field of 2^n. ln2 is split so that n times its
- * upper part (fifteen bits) is exact.
- */
-VEC_INLINE struct vec vec_exp(struct vec x)
-{
-	const struct vec magic = vec_set(12582912.0f + 127.0f);
-	struct vec t = vec_fma(x, vec_set(1.44269504f), magic);
-	struct vec minus_n = vec_sub(magic, t);
-	struct vec r = vec_fma(minus_n, vec_set(0x1.62e4p-1f), x);
-	struct vec p = vec_set(1.0f / 5040);
-
-	r = vec_fma(minus_n, vec_set(0x1.7f7d1cp-20f), r);
-	p = vec_fma(p, r, vec_set(1.0f / 720));
-	p = vec_fma(p, r, vec_set(1.0f / 120));
-	p = vec_fma(p, r, vec_set(1.0f / 24));
-	p = vec_fma(p, r, vec_set(1.0f / 6));
-	p = vec_fma(p, r, vec_set(0.5f));
-	p = vec_fma(p, r, vec_set(1.0f));
-	p = vec_fma(p, r, vec_set(1.0f));
-	p = vec_mul(p, vec_shift_23(t));
-	return vec_select_less(x, vec_set(-87.33654f), vec_set(0.0f), p);
 }
 
 static void add(float *out, const float *a, const float *b, size_t count)
