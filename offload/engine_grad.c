@@ -124,11 +124,13 @@ static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *
 
 static int push_grad(void *arg, struct err *err)
 {
-	struct grad_slot *slot = arg;
+	const struct grad_slot *slot = arg;
+	/* Once the first is pushed its completion may free the slot for another gradient. */
+	const struct grad_slot mine = *slot;
 	int rc = 0;
 
-	for (unsigned i = 0; i < slot->push_count && rc == 0; i++)
-		rc = client_push(slot->client, &slot->push[i], err);
+	for (unsigned i = 0; i < mine.push_count && rc == 0; i++)
+		rc = client_push(mine.client, &mine.push[i], err);
 	return rc;
 }
 
