@@ -73,11 +73,9 @@ static void exec_daemon(int listen_fd, int conf_fd, int log_fd, const char *path
 	_exit(127);
 }
 
-static void directories_make(struct bed_daemon *d)
+static void directories_make(struct bed_daemon *d, const char *base)
 {
-	const char *tmp = getenv("TMPDIR");
-
-	snprintf(d->dir, sizeof(d->dir), "%s/t_daemon.XXXXXX", tmp ? tmp : "/tmp");
+	snprintf(d->dir, sizeof(d->dir), "%s/t_daemon.XXXXXX", base);
 	ck_assert_ptr_nonnull(mkdtemp(d->dir));
 	for (int i = 0; i < 2; i++) {
 		ck_assert_int_lt(snprintf(d->swap[i], sizeof(d->swap[i]), "%.200s/swap%d", d->dir, i),
@@ -89,13 +87,20 @@ static void directories_make(struct bed_daemon *d)
 
 void bed_start(struct bed_daemon *d, const char *conf)
 {
+	const char *tmp = getenv("TMPDIR");
+
+	bed_start_in(d, tmp ? tmp : "/tmp", conf);
+}
+
+void bed_start_in(struct bed_daemon *d, const char *base, const char *conf)
+{
 	static unsigned counter;
 	struct err err;
 	const char *path = program_path();
 	char text[4096];
 	int listen_fd, conf_fd, log_fd, len;
 
-	directories_make(d);
+	directories_make(d, base);
 	snprintf(d->socket, sizeof(d->socket), "@t_daemon-%d-%u", (int)getpid(), counter++);
 	len = snprintf(text, sizeof(text), "socket: \"%s\"\n%s", d->socket, conf);
 	ck_assert_int_lt(len, sizeof(text));
@@ -578,18 +583,17 @@ void bed_step(struct bed_session *s)
 
 bool bed_step_blindly(struct bed_session *s, struct err *err)
 {
+	uint32_t *ids = s->blind_ids[s->step % 2]; /* two steps of a unit are under way */
 	struct protocol_submission sub;
-	uint32_t id;
 
 	s->step++;
 	for (unsigned u = 0; u < BED_UNITS; u++) {
+		if (s->step > 2 && client_wait(s->client, ids[u], NULL, err) < 0)
+			return false;
 		sub = step_of(s, u);
 		sub.flags = PROTOCOL_FLAG_FROM_ARENA;
 		sub.offset = s->units[u].grad_offset[0];
-		if (client_submit(s->client, &sub, &id, err) < 0)
-			return false;
-		/* Two steps of a unit stay under way. */
-		if (s->step > 2 && client_wait(s->client, (id + 6) % 9, NULL, err) < 0)
+		if (client_submit(s->client, &sub, &ids[u], err) < 0)
 			return false;
 	}
 	return true;

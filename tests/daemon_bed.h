@@ -28,6 +28,9 @@ struct bed_daemon {
  */
 void bed_start(struct bed_daemon *d, const char *conf);
 
+/* The same with its directory in `base`, not in $TMPDIR. */
+void bed_start_in(struct bed_daemon *d, const char *base, const char *conf);
+
 /* SIGTERM, and the exit status must be 0: no sanitizer has complained either. */
 void bed_stop(struct bed_daemon *d);
 
@@ -80,6 +83,7 @@ struct bed_session {
 	uint8_t *arena;
 	uint64_t random;
 	uint64_t step;
+	uint32_t blind_ids[2][BED_UNITS];
 };
 
 /* The request of a case; bed_open's, for tests that change something in it. */
