@@ -43,8 +43,8 @@ void bed_clean(struct bed_daemon *d);
 /* The daemon's log, which the caller frees. */
 char *bed_log(const struct bed_daemon *d);
 
-/* Open descriptors of a process. */
-unsigned bed_fds(pid_t pid);
+/* The daemon's open descriptors, when it has settled. */
+unsigned bed_fds(const struct bed_daemon *d);
 
 /* A number of `dsctl status`: "sessions.open", "memory.used_bytes", "operations". */
 uint64_t bed_status(const struct bed_daemon *d, const char *key);

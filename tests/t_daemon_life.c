@@ -104,7 +104,7 @@ START_TEST(killed_client)
 
 	bed_start(&d, conf);
 	bed_await_sessions(&d, 0);
-	fds = bed_fds(d.pid);
+	fds = bed_fds(&d);
 	for (int i = 0; i < KILLS; i++) {
 		pid = stepper(&d, &setup, &fd);
 		ck_assert_int_eq(read(fd, &byte, 1), 1);
@@ -120,7 +120,7 @@ START_TEST(killed_client)
 		ck_assert_uint_eq(bed_status(&d, "swap.used_bytes"), 0);
 	}
 	ck_assert_uint_eq(bed_status(&d, "sessions.ended"), KILLS);
-	ck_assert_uint_eq(bed_fds(d.pid), fds);
+	ck_assert_uint_eq(bed_fds(&d), fds);
 	bed_stop(&d);
 }
 END_TEST
@@ -159,12 +159,15 @@ START_TEST(killed_daemon)
 	struct err err;
 	uint64_t noticed_ms;
 	uint32_t id;
+	int status;
 
 	bed_start(&d, conf);
 	open_ok(&s, &setup, &d);
 	bed_import(&s);
 	sub.offset = s.units[0].fetch_offset;
 	kill(d.pid, SIGSTOP);
+	ck_assert_int_eq(waitpid(d.pid, &status, WUNTRACED), d.pid);
+	ck_assert(WIFSTOPPED(status));
 	ck_assert_int_eq(client_submit(s.client, &sub, &id, &err), 0);
 	ck_assert_int_eq(client_poll(s.client, id, &err), 0);
 	k.pid = d.pid;
