@@ -69,8 +69,9 @@ static int gather_loss(struct run *run, double *ret, struct err *err)
 	double sum = 0;
 	int rc = run_result_wait(run, err);
 
+	/* Log lines show what has moved up to now. */
 	if (!rc)
-		rc = metrics_refresh(run, false, err);
+		rc = metrics_refresh(run, (run->state.step + 1) % c->log.every == 0, err);
 	if (rc < 0)
 		return rc;
 	all = calloc(run->world, sizeof(*all));
