@@ -62,7 +62,7 @@ static void lose(struct screen_stream *stream, int error)
 
 static void put(struct screen_stream *stream, const char *data, size_t len)
 {
-	if (stream->gone)
+	if (stream->gone || len == 0)
 		return;
 	if (stream->start > 0 && stream->start + stream->len + len > stream->room) {
 		memmove(stream->buf, stream->buf + stream->start, stream->len);

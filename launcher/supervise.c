@@ -83,7 +83,6 @@ struct super {
 	struct link_in in;
 	struct link_out out;
 	struct lines agent_lines;
-	struct tail agent_tail;
 	uint64_t deadline_ns, sweep_ns; /* 0: none */
 	struct err link_err;
 };
@@ -239,7 +238,7 @@ static void agent_line(void *ctx, const char *line, size_t len)
 {
 	struct super *s = ctx;
 
-	tail_add(&s->agent_tail, line, len);
+	tail_add(&s->view->agent_tail, line, len);
 	screen_line(&s->view->screen, SCREEN_ERR, "", line, len);
 }
 
@@ -574,7 +573,7 @@ static void agent_outcome(struct super *s, struct outcome *ret)
 
 	ret->status = OUTCOME_FAILED;
 	ret->who = OUTCOME_AGENT;
-	ret->tail = s->agent_tail;
+	ret->tail = s->view->agent_tail;
 	memcpy(ret->host, s->view->host, sizeof(ret->host));
 	if (s->link_err.code && s->link_err.code != -EPIPE) {
 		ret->code = s->link_err.code;

@@ -110,6 +110,7 @@ struct job_view *view_free(struct job_view *view)
 		tail_done(&rank->tail);
 	}
 	free(view->ranks);
+	tail_done(&view->agent_tail);
 	free(view->failure_text);
 	free(view->summary);
 	screen_done(&view->screen);

@@ -32,6 +32,7 @@ struct job_view {
 	unsigned world;
 	struct view_rank *ranks; /* [world], then the daemon */
 	char host[LINK_HOST_BYTES];
+	struct tail agent_tail; /* what the agent itself printed */
 	bool failed;
 	struct link_failure failure;
 	uint32_t failed_rank;

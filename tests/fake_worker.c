@@ -7,6 +7,7 @@
  *
  *   exit N            _exit(N)                    signal N      dies of that signal
  *   until MS          sleeps to $FAKE_EPOCH_NS (CLOCK_MONOTONIC) + MS: ranks keep one clock
+ *   meet              waits until all ranks have come to theirs
  *   wait              sleeps for ever             stop          waits for SIGTERM, goes on
  *   ignore            SIGTERM is ignored          children N    that sleep for ever
  *   orphans N         grandchildren in sessions of their own, SIGTERM ignored, that sleep for ever
@@ -22,6 +23,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,20 @@ static void until(long ms)
 
 	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
 		continue;
+}
+
+/* A barrier in the segment that ranks share. */
+static void meet(void)
+{
+	const struct timespec a_while = {.tv_nsec = 200000};
+	unsigned world = (unsigned)atoi(getenv("WORLD_SIZE"));
+	_Atomic unsigned *come = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, JOB_FD_COMM, 0);
+
+	must(come != MAP_FAILED, "mmap");
+	/* seq_cst on both: each rank's count must be seen by all. */
+	atomic_fetch_add_explicit(come, 1, memory_order_seq_cst);
+	while (atomic_load_explicit(come, memory_order_seq_cst) < world)
+		nanosleep(&a_while, NULL);
 }
 
 static void die_of(int sig)
@@ -219,6 +235,8 @@ static void run(char *command)
 		die_of((int)n);
 	else if (!strcmp(command, "until"))
 		until(n);
+	else if (!strcmp(command, "meet"))
+		meet();
 	else if (!strcmp(command, "wait"))
 		for (;;)
 			pause();
