@@ -6,8 +6,9 @@
  * $FAKE_DAEMON_END, else 0. Commands, separated by ';':
  *
  *   exit N            _exit(N)                    signal N      dies of that signal
- *   until MS          sleeps to $FAKE_EPOCH_NS (CLOCK_MONOTONIC) + MS: ranks keep one clock
+ *   until MS          sleeps to MS after the ranks met, or else after $FAKE_EPOCH_NS
  *   meet              waits until all ranks have come to theirs
+ *   stamp             prints "failed at" and the time to standard error
  *   wait              sleeps for ever             stop          waits for SIGTERM, goes on
  *   ignore            SIGTERM is ignored          children N    that sleep for ever
  *   orphans N         grandchildren in sessions of their own, SIGTERM ignored, that sleep for ever
@@ -51,11 +52,19 @@ static void on_term(int sig)
 	(void)sig;
 }
 
+static unsigned long long epoch_ns; /* CLOCK_MONOTONIC; ranks that met have the same */
+
+static unsigned long long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (unsigned long long)now.tv_sec * 1000000000ull + (unsigned long long)now.tv_nsec;
+}
+
 static void until(long ms)
 {
-	const char *epoch = getenv("FAKE_EPOCH_NS");
-	unsigned long long at = (epoch ? strtoull(epoch, NULL, 10) : 0) +
-				(unsigned long long)ms * 1000000ull;
+	unsigned long long at = epoch_ns + (unsigned long long)ms * 1000000ull;
 	struct timespec t = {.tv_sec = (time_t)(at / 1000000000ull),
 			     .tv_nsec = (long)(at % 1000000000ull)};
 
@@ -63,17 +72,23 @@ static void until(long ms)
 		continue;
 }
 
+struct meeting {
+	_Atomic unsigned come;
+	_Atomic unsigned long long at_ns; /* 0 until the last has come */
+};
+
 /* A barrier in the segment that ranks share. */
 static void meet(void)
 {
 	const struct timespec a_while = {.tv_nsec = 200000};
 	unsigned world = (unsigned)atoi(getenv("WORLD_SIZE"));
-	_Atomic unsigned *come = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, JOB_FD_COMM, 0);
+	struct meeting *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, JOB_FD_COMM, 0);
 
-	must(come != MAP_FAILED, "mmap");
-	/* seq_cst on both: each rank's count must be seen by all. */
-	atomic_fetch_add_explicit(come, 1, memory_order_seq_cst);
-	while (atomic_load_explicit(come, memory_order_seq_cst) < world)
+	must(m != MAP_FAILED, "mmap");
+	/* The release of at_ns pairs with the acquire of those that wait for it. */
+	if (atomic_fetch_add_explicit(&m->come, 1, memory_order_acq_rel) + 1 == world)
+		atomic_store_explicit(&m->at_ns, now_ns(), memory_order_release);
+	while ((epoch_ns = atomic_load_explicit(&m->at_ns, memory_order_acquire)) == 0)
 		nanosleep(&a_while, NULL);
 }
 
@@ -237,6 +252,8 @@ static void run(char *command)
 		until(n);
 	else if (!strcmp(command, "meet"))
 		meet();
+	else if (!strcmp(command, "stamp"))
+		dprintf(2, "failed at %llu\n", now_ns());
 	else if (!strcmp(command, "wait"))
 		for (;;)
 			pause();
@@ -315,8 +332,9 @@ static void be_daemon(void)
 int main(void)
 {
 	char name[32];
-	const char *script;
+	const char *script, *epoch = getenv("FAKE_EPOCH_NS");
 
+	epoch_ns = epoch ? strtoull(epoch, NULL, 10) : 0;
 	if (getenv("LISTEN_FDS"))
 		be_daemon();
 	snprintf(name, sizeof(name), "FAKE_%s", getenv("RANK") ? getenv("RANK") : "");

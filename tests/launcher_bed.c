@@ -340,9 +340,10 @@ static double load(void)
 	return (double)(bed_now_ns() - began) / 20e6;
 }
 
-void bed_check_time(const struct bed *bed, unsigned until_ms, unsigned ms)
+void bed_check_time(const struct bed *bed, unsigned ms)
 {
-	uint64_t at = bed->epoch_ns + until_ms * 1000000ull;
+	const char *stamp = strstr(bed->err_text, "failed at ");
+	uint64_t at = stamp ? strtoull(stamp + 10, NULL, 10) : bed->epoch_ns;
 	double took = bed->ended_ns > at ? (double)(bed->ended_ns - at) / 1e6 : 0;
 	double factor, bound = ms;
 

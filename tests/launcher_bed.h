@@ -53,8 +53,11 @@ pid_t bed_find(const struct bed *bed, const char *what);
 /* How many processes of this job there are, dsrun excluded; zombies have no environment. */
 unsigned bed_left(const struct bed *bed);
 
-/* ended no later than `ms` after `until_ms` of the job's clock: a promise; on a loaded machine tenfold. */
-void bed_check_time(const struct bed *bed, unsigned until_ms, unsigned ms);
+/*
+ * A promise: ended no later than `ms` after a worker's stamp, or after epoch_ns where none was made; on a
+ * loaded machine tenfold.
+ */
+void bed_check_time(const struct bed *bed, unsigned ms);
 
 /* The end: status, and a text that must be in what dsrun wrote to standard error (NULL: any). */
 void bed_check(const struct bed *bed, int status, const char *text);
