@@ -6,8 +6,8 @@
  *
  * Writes the object once, since the first write of a preallocated block costs the filesystem more,
  * and prints "ready". Then each line of standard input, "read", "write" or "mixed" (extents are
- * read and written in turn), is answered by a number. Exit status 77 when the engine is not to be
- * had here.
+ * read and written in turn), is answered by a number, and "fill" by a 0: the object is whole again,
+ * after someone else has used its file. Exit status 77 when the engine is not to be had here.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,7 +24,7 @@
  */
 #define RAMP_SECONDS 0.3
 
-enum mode { MODE_READ, MODE_WRITE, MODE_MIXED };
+enum mode { MODE_READ, MODE_WRITE, MODE_MIXED, MODE_FILL, MODE_COUNT };
 
 struct bench {
 	struct nvme_store *store;
@@ -49,7 +49,8 @@ static void start(struct bench *b, struct nvme_io *io)
 {
 	io->object = 0;
 	io->extent = b->next;
-	io->write = b->mode == MODE_WRITE || (b->mode == MODE_MIXED && b->started % 2);
+	io->write = b->mode == MODE_WRITE || b->mode == MODE_FILL ||
+		    (b->mode == MODE_MIXED && b->started % 2);
 	b->next = (b->next + 1) % b->extent_count;
 	b->started++;
 	b->in_flight++;
@@ -70,26 +71,26 @@ static void done(struct nvme_io *io, int rc)
 		start(b, io);
 }
 
-/* Bytes a second after RAMP_SECONDS, or 0 when a transfer failed. */
+/* Bytes a second after RAMP_SECONDS; 0 for MODE_FILL, or when a transfer failed. */
 static double pass(struct bench *b, struct nvme_io *ios, unsigned io_count, enum mode mode,
-		   uint64_t limit, double seconds)
+		   double seconds)
 {
 	unsigned i;
 
 	b->mode = mode;
 	b->started = b->bytes = 0;
 	b->next = 0;
-	b->limit = limit;
+	b->limit = mode == MODE_FILL ? b->extent_count : UINT64_MAX;
 	b->ramp_ns = now_ns() + (uint64_t)(RAMP_SECONDS * 1e9);
-	b->end_ns = b->ramp_ns + (uint64_t)(seconds * 1e9);
-	for (i = 0; i < io_count && b->started < limit; i++)
+	b->end_ns = mode == MODE_FILL ? UINT64_MAX : b->ramp_ns + (uint64_t)(seconds * 1e9);
+	for (i = 0; i < io_count && b->started < b->limit; i++)
 		start(b, &ios[i]);
 	while (b->in_flight > 0)
 		nvme_wait(b->store);
-	return b->rc ? 0 : (double)b->bytes / seconds;
+	return b->rc || mode == MODE_FILL ? 0 : (double)b->bytes / seconds;
 }
 
-static const char *const modes[] = {"read", "write", "mixed"};
+static const char *const modes[] = {"read", "write", "mixed", "fill"};
 static const char *const engines[] = {"auto", "io_uring", "libaio"};
 
 static int word(const char *text, const char *const *words, int count)
@@ -109,17 +110,17 @@ static int serve(struct bench *b, struct nvme_io *ios, unsigned io_count, double
 	double rate;
 	int mode;
 
-	(void)pass(b, ios, io_count, MODE_WRITE, b->extent_count, 3600);
+	(void)pass(b, ios, io_count, MODE_FILL, 0);
 	if (b->rc == 0 && puts("ready") < 0)
 		return 1;
 	while (b->rc == 0 && fflush(stdout) == 0 && fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = 0;
-		mode = word(line, modes, 3);
+		mode = word(line, modes, MODE_COUNT);
 		if (mode < 0) {
-			fprintf(stderr, "bench_nvme: %s: read, write or mixed?\n", line);
+			fprintf(stderr, "bench_nvme: %s: read, write, mixed or fill?\n", line);
 			return 64;
 		}
-		rate = pass(b, ios, io_count, (enum mode)mode, UINT64_MAX, seconds);
+		rate = pass(b, ios, io_count, (enum mode)mode, seconds);
 		if (b->rc == 0)
 			printf("%.0f\n", rate);
 	}

@@ -4,10 +4,11 @@
 #	B=build bench/nvme.sh [DIR...]        default: a directory below $B
 #
 # Each cell is run several times, the two of us and fio taking turns, so that a disk whose mood
-# changes does so for all, with 0.3 s uncounted at the beginning. A ratio is ours over fio's of the
-# same turn, its median over the turns; a mode's ratio is the median over its cells. Ours includes
-# the checksum of every extent. Leaves $B/bench/nvme.json. NVME_BENCH_TURNS, NVME_BENCH_SECONDS and
-# NVME_BENCH_BYTES make it longer.
+# changes does so for all, after the same writes and with 0.3 s uncounted at the beginning; and fio
+# works on the very file of the store, through /proc, since where a file lies can double its speed.
+# A ratio is ours over fio's of the same turn, its median over the turns; a mode's ratio is the
+# median over its cells. Ours includes the checksum of every extent. Leaves $B/bench/nvme.json.
+# NVME_BENCH_TURNS, NVME_BENCH_SECONDS and NVME_BENCH_BYTES make it longer.
 set -eu
 
 B=${B:-build}
@@ -19,10 +20,7 @@ cells="65536:32 1048576:16 4194304:8"
 
 mkdir -p "$B/bench"
 work=$(mktemp -d "$B/bench/nvme.XXXXXX")
-fio_files=
 cleanup() {
-	# One name in each directory, so nothing else can be hit.
-	for f in $fio_files; do rm -f "$f"; done
 	rm -rf "$work"
 }
 trap cleanup EXIT
@@ -30,15 +28,6 @@ trap 'exit 130' INT TERM
 [ $# -gt 0 ] || set -- "$work"
 
 fio=$(command -v fio || true)
-names=
-for dir in "$@"; do
-	case $dir in
-	*[:\ ]*) echo "bench/nvme.sh: $dir: a name with a colon or space is not for fio" >&2; exit 64 ;;
-	esac
-	f=$dir/fio-$$.dat
-	fio_files="$fio_files $f"
-	names=${names:+$names:}$f
-done
 if [ -z "$fio" ]; then
 	echo "fio is not installed: the ratios stay null"
 elif ! $fio --enghelp 2>/dev/null | grep -q io_uring; then
@@ -56,22 +45,54 @@ start() {
 		<"$work/$n.in" >"$work/$n.out" 3>&- 4<&- 5>&- 6<&- &
 }
 
+# files PID DIR...: its swap files in these directories, as fio takes them
+files() {
+	pid=$1
+	shift
+	for dir in "$@"; do
+		dir=$(realpath "$dir")
+		for fd in /proc/"$pid"/fd/*; do
+			case $(readlink "$fd" || true) in "$dir"/*"(deleted)") echo "$fd" ;; esac
+		done
+	done | paste -sd:
+}
+
+fail() {
+	cat "$work/log" >&2
+	exit 1
+}
+
 # The answers of the two, "-" from one that is not there.
 uring() {
 	[ "$uring_ready" = ready ] || { echo -; return; }
 	echo "$1" >&3
-	read -r figure <&4 || { cat "$work/log" >&2; exit 1; }
+	read -r figure <&4 || fail
 	echo "$figure"
 }
 aio() {
 	[ "$aio_ready" = ready ] || { echo -; return; }
 	echo "$1" >&5
-	read -r figure <&6 || { cat "$work/log" >&2; exit 1; }
+	read -r figure <&6 || fail
 	echo "$figure"
+}
+
+# Whole extents for who comes next, and the same writes just before for everybody.
+measure_uring() {
+	uring fill >/dev/null
+	u=$(uring "$mode")
+}
+measure_aio() {
+	aio fill >/dev/null
+	a=$(aio "$mode")
+}
+measure_fio() {
+	if [ "$uring_ready" = ready ]; then uring fill; else aio fill; fi >/dev/null
+	f=$(beside "$mode" "$extent" "$depth")
 }
 
 # beside MODE EXTENT DEPTH: the same by fio; "-" where it cannot
 beside() {
+	case ,$fio,$names, in *,,*) echo -; return ;; esac
 	case $1 in mixed) rw=rw ;; *) rw=$1 ;; esac
 	"$fio" --name=swap --filename="$names" --file_service_type=roundrobin --size="$total" \
 		--ioengine=io_uring --direct=1 --rw="$rw" --rwmixread=50 --bs="$2" \
@@ -83,29 +104,23 @@ beside() {
 
 dirs=$#
 : >"$work/turns"
-# Laid out once, like our files, before anything is timed.
-[ -z "$fio" ] || "$fio" --name=layout --filename="$names" --size="$total" --direct=1 --rw=write \
-	--bs=4M --ioengine=io_uring --iodepth=8 >/dev/null 2>>"$work/log" || fio=
 for cell in $cells; do
 	extent=${cell%:*} depth=${cell#*:} turn=0
 	start uring io_uring "$extent" "$depth" "$@"
 	exec 3>"$work/uring.in" 4<"$work/uring.out"
 	read -r uring_ready <&4 || uring_ready=
+	names=$([ "$uring_ready" != ready ] || files $! "$@")
 	start aio libaio "$extent" "$depth" "$@"
 	exec 5>"$work/aio.in" 6<"$work/aio.out"
 	read -r aio_ready <&6 || aio_ready=
+	[ -n "$names" ] || [ "$aio_ready" != ready ] || names=$(files $! "$@")
 	while [ "$turn" -lt "$turns" ]; do
 		for mode in read write mixed; do
-			f=-
-			# Who goes first changes: some disks are kind to whoever comes after a rest.
+			# Who goes first changes.
 			if [ $((turn % 2)) -eq 0 ]; then
-				u=$(uring $mode)
-				[ -z "$fio" ] || f=$(beside $mode "$extent" "$depth")
-				a=$(aio $mode)
+				measure_uring; measure_fio; measure_aio
 			else
-				a=$(aio $mode)
-				[ -z "$fio" ] || f=$(beside $mode "$extent" "$depth")
-				u=$(uring $mode)
+				measure_aio; measure_fio; measure_uring
 			fi
 			echo "$mode $extent $depth $u $a $f" >>"$work/turns"
 		done
