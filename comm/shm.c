@@ -34,6 +34,10 @@
 #include "common/shm.h"
 #include "kernels/vector.h"
 
+/*
+ * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, since there
+ * are fewer meetings a byte, and not beyond, where staging falls out of the caches.
+ */
 #define CHUNK_BYTES  (1ul << 20)
 #define CHUNK_FLOATS (CHUNK_BYTES / sizeof(float))
 /* Slices of a chunk begin on cache lines. */
