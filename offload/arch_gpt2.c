@@ -3,8 +3,10 @@
  *
  * Unit 0 is the embedding with the final norm, units 1..layers are the blocks. A training pass is
  *
- *	embed -> block 0 .. L-1 -> head (loss and its gradient) -> block L-1 .. 0 backward -> embed backward
- *	      act 0       act 1 .. L                                 reads act i
+ *	embed -> block 0 .. L-1 -> head -> block L-1 .. 0 backward -> embed backward
+ *	      act 0       act 1 .. L          reads act i
+ *
+ * where the head computes the loss and its gradient.
  *
  * Every block's input is kept and the block is recomputed from it (Chen et al., 2016), so that
  * activations cost one row of `hidden` a token and a block.
@@ -260,8 +262,8 @@ static double flops_per_token(const struct train_config *c)
 	double h = (double)c->model.hidden, layers = (double)c->model.layers;
 	double matrices = 12 * layers * h * h + (double)c->model.vocab * h;
 
-	/* Each weight multiplies and adds once forward, twice backward. Attention's two products see
-	 * half of the sequence on average. */
+	/* Each weight multiplies and adds once forward, twice backward. Attention's two products
+	 * see half of the sequence on average. */
 	return 6 * matrices + 6 * layers * h * (double)c->data.sequence;
 }
 

@@ -64,9 +64,9 @@ enum gpt2_block_tensor {
 #define GPT2_PANEL_FLOATS 262144u
 
 /*
- * The workspace, in bytes from its start, each part aligned to GPT2_WORKSPACE_ALIGN. What lives from
- * phase to phase comes first. `work` is shared by turns: a block's qkv, attention, residual and
- * hidden rows in block phases, logits in the head's.
+ * The workspace, in bytes from its start, each part aligned to GPT2_WORKSPACE_ALIGN. What lives
+ * from phase to phase comes first. `work` is shared by turns: a block's qkv, attention, residual
+ * and hidden rows in block phases, logits in the head's.
  */
 #define GPT2_WORKSPACE_ALIGN 256u
 

@@ -3,8 +3,8 @@
  *
  * Method. For several models: tensors tile their unit with the decayed ones first; the number of
  * parameters is that of the formula; phases read only what an earlier one wrote, give each
- * activation and gradient up at its last use and no earlier; the parts of the workspace that live at the
- * same time do not overlap, and all of it lies within workspace_bytes.
+ * activation and gradient up at its last use and no earlier; the parts of the workspace that live
+ * at the same time do not overlap, and all of it lies within workspace_bytes.
  */
 #include <check.h>
 #include <math.h>

@@ -3,10 +3,11 @@
  * a failure at any moment loses nothing that was there.
  *
  * Method. The engine is played by this test: ranks are threads, every element of every vector is a
- * function of its place and the step, so a piece that lands in the wrong place shows. Its padding is
- * garbage, which must not come back. Damage is a table of ways to spoil the newest of two checkpoints.
- * In the fault loop the k-th system call fails, k = 1, 2, ... until none does; after each, every rank must
- * have failed with the same words, and the newest checkpoint that is visible must be whole.
+ * function of its place and the step, so a piece that lands in the wrong place shows. Its padding
+ * is garbage, which must not come back. Damage is a table of ways to spoil the newest of two
+ * checkpoints. In the fault loop the k-th system call fails, k = 1, 2, ... until none does; after
+ * each, every rank must have failed with the same words, and the newest checkpoint that is visible
+ * must be whole.
  */
 #include <check.h>
 #include <dirent.h>

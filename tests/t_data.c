@@ -2,10 +2,10 @@
  * Token shards and sampling.
  *
  * Method. A good shard is written and damaged in every way a file can be; each damage has one
- * message that names the file. Sampling is compared with data.h's definition spelled out here a second
- * time, and checked for what it is for: each window once an epoch, no overlap, another order and
- * place in the next epoch, nothing that depends on who asks. Two drawn sequences are known answers,
- * since a change of the definition would break the resuming of old runs.
+ * message that names the file. Sampling is compared with data.h's definition spelled out here a
+ * second time, and checked for what it is for: each window once an epoch, no overlap, another
+ * order and place in the next epoch, nothing that depends on who asks. Two drawn sequences are
+ * known answers, since a change of the definition would break the resuming of old runs.
  */
 #include <check.h>
 #include <fcntl.h>

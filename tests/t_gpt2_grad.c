@@ -2,13 +2,14 @@
  * The gradient of the whole model: GPT-2 as the worker runs it, through the engine, against finite
  * differences of its own loss.
  *
- * Method. One rank, nothing offloaded, weights drawn large enough that attention and the GELU are far
- * from linear. Gradients are copied out after each unit's last contribution. For each tensor the
- * derivative of the loss along its own gradient, and along random directions, by a stencil of fourth
- * order, must be what the gradient says. One configuration is tiny, the other long and wide enough that MLP
- * rows and logits go through in several chunks. In bf16, at weights that bf16 holds exactly, loss
- * and gradient must be those of fp32 but for the order of summation. A pass of fewer sequences than
- * the micro-batch, and one without a loss, are what evaluation and sampling use.
+ * Method. One rank, nothing offloaded, weights drawn large enough that attention and the GELU are
+ * far from linear. Gradients are copied out after each unit's last contribution. For each tensor
+ * the derivative of the loss along its own gradient, and along random directions, by a stencil of
+ * fourth order, must be what the gradient says. One configuration is tiny, the other long and wide
+ * enough that MLP rows and logits go through in several chunks. In bf16, at weights that bf16
+ * holds exactly, loss and gradient must be those of fp32 but for the order of summation. A pass of
+ * fewer sequences than the micro-batch, and one without a loss, are what evaluation and sampling
+ * use.
  */
 #include <check.h>
 #include <math.h>

@@ -2,9 +2,9 @@
  * Export as safetensors.
  *
  * Method. A hand-made shape of two units is written and the file read back by this test's own
- * knowledge of the format: length, aligned JSON header,
- * offsets that tile the data, the bytes of each tensor without the units' padding. A failing read or
- * an unwritable place leaves what was there, and no temporary file. Loading in transformers is tests/reference's.
+ * knowledge of the format: length, aligned JSON header, offsets that tile the data, the bytes of
+ * each tensor without the units' padding. A failing read or an unwritable place leaves what was
+ * there, and no temporary file. Loading in transformers is tests/reference's.
  */
 #include <check.h>
 #include <dirent.h>

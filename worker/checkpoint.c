@@ -7,8 +7,8 @@
  *
  * 1. A directory named step-N is whole: it got its name after every byte in it was on the disk.
  * 2. A checkpoint leaves the name before its files go: a half-removed one is never read.
- * 3. Ranks fail together. After a failure of its own a rank goes on exporting, since others wait for
- *    it in collectives, and says at the next agreement what happened.
+ * 3. Ranks fail together. After a failure of its own a rank goes on exporting, since others wait
+ *    for it in collectives, and says at the next agreement what happened.
  * 4. Memory: one piece, whatever the size of the model.
  */
 #include "worker/checkpoint.h"
@@ -287,8 +287,8 @@ struct vote {
 };
 
 /*
- * Everybody's votes at ret_all, which the caller frees. Returns the error of the first rank that has
- * one, the same on every rank. `rc` is mine, its text in err.
+ * Everybody's votes at ret_all, which the caller frees. Returns the error of the first rank that
+ * has one, the same on every rank. `rc` is mine, its text in err.
  */
 static int agree(const struct checkpoint_job *job, int rc, struct vote *mine, struct vote **ret_all,
 		 struct err *err)

@@ -1,4 +1,4 @@
-/* The manifest of a checkpoint, to JSON and back. Called by checkpoint*.c. Pure but for the read. */
+/* The manifest of a checkpoint, to JSON and back. Called by checkpoint.c and checkpoint_read.c. */
 #include "worker/checkpoint_manifest.h"
 
 #include <errno.h>

@@ -1,8 +1,8 @@
 /*
  * What is drawn from shards: the definition is data.h's. Called by the worker's main thread.
  *
- * 1. Where a sequence comes from is a function of (seed, number of the sequence): not of rank, world
- *    size, or what was drawn before. So a resumed run needs to remember one number.
+ * 1. Where a sequence comes from is a function of (seed, number of the sequence): not of rank,
+ *    world size, or what was drawn before. So a resumed run needs to remember one number.
  * 2. No token reaches the device that is not below the model's vocabulary, also where only another
  *    rank verified the shard, or somebody changed it since.
  */

@@ -18,21 +18,22 @@
  *	n_i = 0 when c < S + 1, else max(1, floor((c - S) / S)) windows
  *
  * and W is their sum. Sequence g of a run (from 0; step s draws batch.global of them in order)
- * belongs to epoch e = floor(g / W) and is window w = perm(e, g mod W). With k = w less the windows of
- * the shards before its shard i, it begins at token
+ * belongs to epoch e = floor(g / W) and is window w = perm(e, g mod W). With k = w less the
+ * windows of the shards before its shard i, it begins at token
  *
  *	k * S + rng_below(seed, 2^33 + i, e, slack_i + 1), slack_i = min(S - 1, c - 1 - n_i * S)
  *
  * so that windows do not overlap within an epoch, and lie differently in the next.
  *
- * perm is a Feistel network of four rounds over 2b bits, b the least number >= 1 with 4^b >= W, walked
- * until it lands below W: for x = L * 2^b + R, round j in 0..3 is
+ * perm is a Feistel network of four rounds over 2b bits, b the least number >= 1 with 4^b >= W,
+ * walked until it lands below W: for x = L * 2^b + R, round j in 0..3 is
  *
  *	(L, R) = (R, L xor (rng_u64(seed, 2^32 + j, e * 2^32 + R) mod 2^b))
  *
  * All of it is a function of (seed, g) alone. rng.h has the generator.
  *
- * Validation takes windows of S + 1 tokens from offset 0 in steps of S, shard after shard, in order.
+ * Validation takes windows of S + 1 tokens from offset 0 in steps of S, shard after shard, in
+ * order.
  */
 #ifndef WORKER_DATA_H
 #define WORKER_DATA_H
@@ -77,8 +78,8 @@ uint32_t shard_token(const struct shard *shard, uint64_t index);
 struct data; /* several shards and their windows; reading is for any thread */
 
 /*
- * `vocab` is the model's: a shard's must not be larger. ERR_DATA as well when no shard has a window.
- * `paths` stay the caller's until data_close.
+ * `vocab` is the model's: a shard's must not be larger. ERR_DATA as well when no shard has a
+ * window. `paths` stay the caller's until data_close.
  */
 int data_open(const char *const *paths, size_t count, uint64_t sequence, uint64_t vocab,
 	      uint64_t seed, bool verify, struct data **ret, struct err *err);

@@ -1,9 +1,9 @@
 /*
- * Evaluation: the mean loss over the first evaluate.batches global batches of validation windows, or
- * all there are. Called by the worker's main thread, on all ranks in step.
+ * Evaluation: the mean loss over the first evaluate.batches global batches of validation windows,
+ * or all there are. Called by the worker's main thread, on all ranks in step.
  *
- * 1. Groups of batch.micro windows go round the ranks; the last group may be smaller. A rank without
- *    a group in the last round runs a pass all the same, since the others gather with it.
+ * 1. Groups of batch.micro windows go round the ranks; the last group may be smaller. A rank
+ *    without a group in the last round runs a pass all the same, since the others gather with it.
  * 2. Sums are added in rank order, in double: the result is the same on all ranks.
  */
 #include <errno.h>

@@ -2,8 +2,8 @@
  * Sampling from the model: at temperature 0.8, each token from a pass over the window before it.
  * Called by the worker's main thread, on all ranks in step.
  *
- * 1. Token i is drawn by rng_uniform(seed, 2^34, i) from rank 0's logits: the same weights and seed give
- *    the same text.
+ * 1. Token i is drawn by rng_uniform(seed, 2^34, i) from rank 0's logits: the same weights and
+ *    seed give the same text.
  * 2. With a vocabulary of at most 256 tokens are bytes; a byte that is no UTF-8 shows as '?'. Other
  *    tokens show as numbers.
  */

@@ -7,8 +7,8 @@
  *
  * 1. The backward phase recomputes the block by the same calls that computed it forward, so it sees
  *    the same bits.
- * 2. The MLP goes through rows in chunks of layout.mlp_rows, the head in chunks of layout.logits_rows,
- *    both forward and backward. Chunks depend on the configuration alone.
+ * 2. The MLP goes through rows in chunks of layout.mlp_rows, the head in chunks of
+ *    layout.logits_rows, both forward and backward. Chunks depend on the configuration alone.
  * 3. LayerNorm outputs are not kept: `norm` holds ln_2's in the MLP, then gradients, and ln_1's is
  *    made again where c_attn's weight gradient needs it.
  * 4. `dres` is the gradient of the residual stream; layernorm_backward adds to it, so that the two

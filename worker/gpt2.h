@@ -1,4 +1,4 @@
-/* The arithmetic of GPT-2: enqueues the operations of one phase. The shape is offload/arch_gpt2.h's. */
+/* The arithmetic of GPT-2, phase by phase. The shape is offload/arch_gpt2.h's. */
 #ifndef WORKER_GPT2_H
 #define WORKER_GPT2_H
 
@@ -26,8 +26,8 @@ void gpt2_init(struct gpt2 *ret, const struct train_config *config, const struct
 	       struct device_stream *stream);
 
 /*
- * What a pass works on: at most layout.batch sequences of at most layout.seq tokens. ids and targets
- * are host memory, read when the GPT2_EMBED phase runs. Results are host memory, written
+ * What a pass works on: at most layout.batch sequences of at most layout.seq tokens. ids and
+ * targets are host memory, read when the GPT2_EMBED phase runs. Results are host memory, written
  * when the GPT2_HEAD phase runs; each may be NULL.
  */
 struct gpt2_pass {

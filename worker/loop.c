@@ -1,11 +1,11 @@
 /*
  * The training loop. Called by the worker's main thread, on all ranks in step.
  *
- * 1. Sequence b of a global batch goes to micro-batch b / (micro * world), rank (b / micro) % world: which
- *    sequences a step sees does not depend on the world size.
- * 2. A step's loss is known, and found finite on every rank, before any optimizer state changes. Where
- *    nothing needs the gradient's norm, steps run during backward and this holds but for them; the
- *    job ends either way, and no checkpoint is written.
+ * 1. Sequence b of a global batch goes to micro-batch b / (micro * world), rank (b / micro) %
+ *    world: which sequences a step sees does not depend on the world size.
+ * 2. A step's loss is known, and found finite on every rank, before any optimizer state changes.
+ *    Where nothing needs the gradient's norm, steps run during backward and this holds but for
+ *    them; the job ends either way, and no checkpoint is written.
  * 3. Stopping is agreed in the same exchange: all ranks stop behind the same step.
  */
 #include <errno.h>

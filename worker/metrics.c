@@ -2,9 +2,9 @@
  * What the user and the log get to see: the live line, log lines, log.file, the summary. Called by
  * the worker's main thread. Rank 0 writes; the others only tell their figures.
  *
- * 1. Every rank looks at its own traffic a few times a second at most, since the daemon's part costs
- *    a round trip, and tells it along with each step's loss; so rank 0 always has sums over all
- *    ranks that are at most that old.
+ * 1. Every rank looks at its own traffic a few times a second at most, since the daemon's part
+ *    costs a round trip, and tells it along with each step's loss; so rank 0 always has sums over
+ *    all ranks that are at most that old.
  * 2. log.file begins anew with a run and is continued by a resumed one. A line is one write.
  * 3. Nothing here is bounded by the length of the run but log.file.
  */

@@ -2,9 +2,10 @@
  * Token shards on disk: header, mapping, verification. Called by dsprep, and by the worker's main
  * thread before training; tokens are read from the mapping by any thread.
  *
- * 1. Nothing of a header is believed before its own checksum and the size of the file agree with it.
- * 2. Verification reads through a buffer, not the mapping: a shard that was looked at whole must not
- *    count as the worker's resident memory.
+ * 1. Nothing of a header is believed before its own checksum and the size of the file agree with
+ *    it.
+ * 2. Verification reads through a buffer, not the mapping: a shard that was looked at whole must
+ *    not count as the worker's resident memory.
  */
 #include <assert.h>
 #include <errno.h>
