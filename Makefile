@@ -100,7 +100,7 @@ $(foreach b,$(BENCHES),$(eval $(call bench_rules,$b)))
 
 all: config
 config: $(PROGS:%=$(B)/bin/%)
-	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)"
+	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)" "$(wildcard kernels/*.cu)" "$(wildcard comm/mpi*.c)"
 
 deps:
 	@etc/deps.sh all
