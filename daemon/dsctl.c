@@ -14,7 +14,6 @@
 
 #include "common/conf.h"
 #include "common/units.h"
-#include "daemon/version.h"
 #include "offload/client.h"
 
 #define DEFAULT_SOCKET "/run/dsoffload/dsoffload.sock"
@@ -244,7 +243,7 @@ static int options_parse(int argc, char **argv, struct options *ret, int *ret_st
 			ret->socket = optarg;
 			break;
 		case 'V':
-			printf("dsctl %s\n", DAEMON_VERSION);
+			printf("dsctl %s\n", DSRUN_VERSION);
 			return 0;
 		case 'h':
 			fputs(help, stdout);

@@ -26,7 +26,6 @@
 #include "daemon/daemon_conf.h"
 #include "daemon/notify.h"
 #include "daemon/server.h"
-#include "daemon/version.h"
 
 static const char help[] =
 	"usage: dsoffloadd [options]\n"
@@ -35,7 +34,7 @@ static const char help[] =
 	"\n"
 	"  -c, --config FILE   configuration, default " DAEMON_CONF_PATH " if it is there\n"
 	"  -n, --check-config  check the configuration and stop\n"
-	"  -f, --foreground    log to the terminal as text (it never forks)\n"
+	"  -f, --foreground    log as text unless log.format says else (it never forks)\n"
 	"  -V, --version       print the version and what is built in\n"
 	"  -h, --help          print this\n"
 	"\n"
@@ -49,7 +48,7 @@ struct options {
 
 static void version_print(void)
 {
-	printf("dsoffloadd %s\n", DAEMON_VERSION);
+	printf("dsoffloadd %s\n", DSRUN_VERSION);
 	printf("protocol   %u\n", PROTOCOL_VERSION);
 	printf("cpu        %s\n", cpu_isa_name(cpu_isa()));
 	printf("systemd    %s\n", notify_built_in() ? "yes" : "no");
@@ -132,14 +131,19 @@ static const char *config_path(const struct options *o)
 	return stat(DAEMON_CONF_PATH, &st) == 0 || errno != ENOENT ? DAEMON_CONF_PATH : NULL;
 }
 
+/* --foreground decides what the configuration leaves open. */
+static enum log_format format_choose(const struct options *o, enum log_format format)
+{
+	return o->foreground && format == LOG_FORMAT_AUTO ? LOG_FORMAT_TEXT : format;
+}
+
 static int serve(const struct options *o, const struct daemon_conf *conf, struct err *err)
 {
 	struct listener listener = {.fd = -1};
 	enum log_format format = (enum log_format)conf->log.format;
 	int rc;
 
-	log_init("dsoffloadd", (enum log_level)conf->log.level,
-		 o->foreground ? LOG_FORMAT_TEXT : format);
+	log_init("dsoffloadd", (enum log_level)conf->log.level, format_choose(o, format));
 	rc = signals_block(err);
 	if (rc < 0)
 		return rc;
@@ -148,7 +152,7 @@ static int serve(const struct options *o, const struct daemon_conf *conf, struct
 	if (rc < 0)
 		return rc;
 	rc = server_run(conf, &listener, err);
-	listener_close(&listener, conf->socket);
+	listener_close(&listener);
 	return rc;
 }
 
@@ -162,8 +166,7 @@ int main(int argc, char **argv)
 
 	if (!options_parse(argc, argv, &options, &status))
 		return fflush(stdout) == 0 ? status : err_exit_status(ERR_IO);
-	log_init("dsoffloadd", LOG_LEVEL_INFO,
-		 options.foreground ? LOG_FORMAT_TEXT : LOG_FORMAT_AUTO);
+	log_init("dsoffloadd", LOG_LEVEL_INFO, format_choose(&options, LOG_FORMAT_AUTO));
 	rc = daemon_conf_load(config_path(&options), &conf, &doc, &err);
 	if (rc == 0 && !options.check)
 		rc = serve(&options, &conf, &err);

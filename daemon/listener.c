@@ -36,6 +36,23 @@ static int address_make(const char *name, struct sockaddr_un *ret, socklen_t *re
 	return 0;
 }
 
+/* The name of a socket that was passed; for messages and reports only. */
+static void name_find(struct listener *l)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t len = sizeof(address);
+	size_t at = offsetof(struct sockaddr_un, sun_path);
+
+	strcpy(l->name, "(unnamed)");
+	if (getsockname(l->fd, (struct sockaddr *)&address, &len) < 0 || len <= at ||
+	    len > sizeof(address))
+		return;
+	memset(l->name, 0, sizeof(l->name));
+	memcpy(l->name, address.sun_path, len - at);
+	if (l->name[0] == '\0')
+		l->name[0] = '@';
+}
+
 /* Is this the kind of socket we serve? */
 static int inherited_check(int fd, struct err *err)
 {
@@ -77,6 +94,7 @@ static int inherited_take(struct listener *ret, struct err *err)
 	if (rc < 0)
 		return rc;
 	*ret = (struct listener){.fd = ACTIVATION_FD, .inherited = true};
+	name_find(ret);
 	return 1;
 }
 
@@ -183,15 +201,16 @@ int listener_open(const char *name, struct listener *ret, struct err *err)
 		return rc;
 	}
 	*ret = (struct listener){.fd = fd};
+	name_find(ret);
 	return 0;
 }
 
-void listener_close(struct listener *l, const char *name)
+void listener_close(struct listener *l)
 {
 	if (l->fd < 0)
 		return;
-	if (!l->inherited && name[0] != '@')
-		(void)unlink(name);
+	if (!l->inherited && l->name[0] != '@')
+		(void)unlink(l->name);
 	close(l->fd);
 	l->fd = -1;
 }

@@ -8,6 +8,7 @@
 
 struct listener {
 	int fd;
+	char name[128]; /* where it listens, "@" first in the abstract namespace */
 	bool inherited; /* by socket activation; its path is not ours to remove */
 };
 
@@ -19,6 +20,6 @@ struct listener {
 int listener_open(const char *name, struct listener *ret, struct err *err);
 
 /* Closes, and removes a path that listener_open made. */
-void listener_close(struct listener *listener, const char *name);
+void listener_close(struct listener *listener);
 
 #endif

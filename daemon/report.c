@@ -6,7 +6,6 @@
 #include "common/cpu.h"
 #include "common/json.h"
 #include "daemon/server_internal.h"
-#include "daemon/version.h"
 #include "nvme/nvme.h"
 
 static double seconds(uint64_t ns)
@@ -75,12 +74,12 @@ char *report_status(const struct server *v)
 
 	json_init(&j);
 	json_object_begin(&j, NULL);
-	json_string(&j, "version", DAEMON_VERSION);
+	json_string(&j, "version", DSRUN_VERSION);
 	json_u64(&j, "protocol", PROTOCOL_VERSION);
 	json_u64(&j, "pid", (uint64_t)getpid());
 	json_double(&j, "uptime_seconds", seconds(server_now_ns() - v->started_ns));
 	json_string(&j, "state", v->draining ? "draining" : "running");
-	json_string(&j, "socket", conf->socket);
+	json_string(&j, "socket", v->listener->name);
 	json_u64(&j, "threads", pool_threads(v->pool));
 	json_string(&j, "cpu", cpu_isa_name(cpu_isa()));
 	json_string(&j, "swap_engine", nvme_engine_name((enum nvme_engine)conf->nvme.engine));

@@ -483,7 +483,7 @@ int server_run(const struct daemon_conf *conf, struct listener *listener, struct
 
 	if (rc == 0) {
 		status_tell(&v, notify_ready);
-		log_info("daemon", "listening at %s%s", conf->socket,
+		log_info("daemon", "listening at %s%s", listener->name,
 			 listener->inherited ? " (passed on)" : "");
 		rc = loop(&v, err);
 	}
