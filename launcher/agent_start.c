@@ -63,6 +63,7 @@ static int daemon_config(struct agent *a, struct err *err)
 
 	json_init(&j);
 	json_object_begin(&j, NULL);
+	json_string(&j, "socket", a->socket);
 	json_object_begin(&j, "host");
 	json_u64(&j, "memory", launch->daemon_memory_bytes);
 	json_u64(&j, "threads", launch->daemon_threads);
@@ -70,8 +71,18 @@ static int daemon_config(struct agent *a, struct err *err)
 	if (launch->daemon_paths.count > 0) {
 		json_object_begin(&j, "nvme");
 		json_array_begin(&j, "paths");
-		for (size_t i = 0; i < launch->daemon_paths.count; i++)
-			json_string(&j, NULL, launch->daemon_paths.at[i]);
+		for (size_t i = 0; i < launch->daemon_paths.count; i++) {
+			/* The daemon takes whole paths only: its directory is not the user's. */
+			char *path = realpath(launch->daemon_paths.at[i], NULL);
+
+			if (!path) {
+				json_done(&j);
+				return err_sys(err, -errno, "nvme.paths: %s",
+					       launch->daemon_paths.at[i]);
+			}
+			json_string(&j, NULL, path);
+			free(path);
+		}
 		json_array_end(&j);
 		json_object_end(&j);
 	}
