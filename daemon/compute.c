@@ -6,8 +6,8 @@
  *
  * Invariants
  *  1. Two jobs that run at once work on different chunks, or on different units: lanes see to it.
- *  2. Block sums are kept per block and added up in block order, after the last one (compute_sum), so
- *     that the norm depends neither on chunks nor on who finished first.
+ *  2. Block sums are kept per block and added up in block order, after the last one (compute_sum),
+ *     so that the norm depends neither on chunks nor on who finished first.
  *  3. Gradients in the arena are the worker's memory: what it changes there under our hands, it
  *     changes in its own results.
  */

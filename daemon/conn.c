@@ -3,8 +3,8 @@
  *
  * A table tells which message is allowed in which state, and how large it is. Whatever is not in it
  * is a protocol error, which costs the peer its connection and, if it has one, its session. A
- * session is admitted here: its plan is checked, and memory and swap are taken off the quotas before
- * anything is allocated, so that quotas hold however many sessions open at once.
+ * session is admitted here: its plan is checked, and memory and swap are taken off the quotas
+ * before anything is allocated, so that quotas hold however many sessions open at once.
  */
 #include <ctype.h>
 #include <errno.h>

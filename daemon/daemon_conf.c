@@ -1,6 +1,6 @@
 /*
- * dsoffload.conf: the table of its keys, its defaults, and the checks of keys against each other and
- * against the host. The main thread calls, once, before anything is opened.
+ * dsoffload.conf: the table of its keys, its defaults, and the checks of keys against each other
+ * and against the host. The main thread calls, once, before anything is opened.
  */
 #include "daemon/daemon_conf.h"
 

@@ -109,7 +109,10 @@ static int signals_block(struct err *err)
 	return 0;
 }
 
-/* A session takes a dozen descriptors or more; the usual soft limit would bound them, not session.max. */
+/*
+ * A session takes a dozen descriptors or more; the usual soft limit would bound them, not
+ * session.max.
+ */
 static void descriptors_raise(void)
 {
 	struct rlimit limit;

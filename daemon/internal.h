@@ -1,7 +1,7 @@
 /*
  * A session from inside: what its thread (session.c), the operations' state machine (pipeline.c)
- * and the arithmetic on chunks (compute.c) share. All of it belongs to the session's thread, but for
- * what is marked atomic and for a task's chunk while a pool thread works on it.
+ * and the arithmetic on chunks (compute.c) share. All of it belongs to the session's thread, but
+ * for what is marked atomic and for a task's chunk while a pool thread works on it.
  */
 #ifndef DAEMON_INTERNAL_H
 #define DAEMON_INTERNAL_H

@@ -13,9 +13,9 @@ struct listener {
 };
 
 /*
- * Takes the socket that was passed by activation (LISTEN_PID, LISTEN_FDS), else makes one at `name`:
- * a path, or "@name" in the abstract namespace. The path of a dead daemon's socket is taken over,
- * that of a living one is ERR_UNAVAILABLE.
+ * Takes the socket that was passed by activation (LISTEN_PID, LISTEN_FDS), else makes one at
+ * `name`: a path, or "@name" in the abstract namespace. The path of a dead daemon's socket is taken
+ * over, that of a living one is ERR_UNAVAILABLE.
  */
 int listener_open(const char *name, struct listener *ret, struct err *err);
 

@@ -10,8 +10,9 @@
  *	                        READ --all read--> COMPUTE --ran--> WRITE --all written--> done
  *
  * Tasks of all active operations run at once, the oldest operation's first: while chunk i of a step
- * is with a pool thread, chunk i+1 is being read and chunk i-1 written, and when the last chunk of a
- * unit has been started, the next buffer that comes free goes to the first chunk of the next unit.
+ * is with a pool thread, chunk i+1 is being read and chunk i-1 written, and when the last chunk of
+ * a unit has been started, the next buffer that comes free goes to the first chunk of the next
+ * unit.
  *
  * Invariants
  *  1. A lane's head, and nothing else of it, is in the active list; so operations of one unit take

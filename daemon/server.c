@@ -11,10 +11,11 @@
  *	the last session ended       -                       return              return
  *
  * Invariants
- *  1. A connection is freed by conns_sweep only, at the end of a round, so that no event of the same
- *     round can point to one that is gone.
+ *  1. A connection is freed by conns_sweep only, at the end of a round, so that no event of the
+ *     same round can point to one that is gone.
  *  2. A connection with a session is freed when the session's thread has ended and was joined; its
- *     socket is closed then and not before: that is how a client knows that everything is free again.
+ *     socket is closed then and not before: that is how a client knows that everything is free
+ *     again.
  *  3. memory_used, swap_used and session_count are the sums over connections that have a session.
  */
 #include "daemon/server.h"

@@ -16,7 +16,9 @@
 #include "daemon/pool.h"
 #include "daemon/session.h"
 
-/* Connections beyond the sessions': greeting, asking, or about to be told that there are too many. */
+/*
+ * Connections beyond the sessions': greeting, asking, or about to be told that there are too many.
+ */
 #define CONNS_UNSETTLED_MAX 64u
 
 /* What an epoll event is about; the first member of whatever it points to. */
@@ -70,7 +72,9 @@ void server_conn_close(struct server *v, struct conn *c, const struct err *err);
 /* Waits for EPOLLIN, or with `also_out` for EPOLLOUT too. */
 void server_conn_watch(struct server *v, struct conn *c, bool also_out);
 
-/* conn.c: one message, of `bytes`, in v->packet. Negative: the connection is to be closed with err. */
+/*
+ * conn.c: one message, of `bytes`, in v->packet. Negative: the connection is to be closed with err.
+ */
 int conn_message(struct server *v, struct conn *c, size_t bytes, struct err *err);
 
 /* conn.c: goes on sending c->text. As conn_message. */

@@ -1,7 +1,7 @@
 /*
- * A session's life, and the loop of its thread. The main thread starts, stops and frees (session.h);
- * the session's thread does the rest: it allocates, opens the swap store, answers OPEN, then takes
- * submissions and moves the pipeline until it is told to stop.
+ * A session's life, and the loop of its thread. The main thread starts, stops and frees
+ * (session.h); the session's thread does the rest: it allocates, opens the swap store, answers
+ * OPEN, then takes submissions and moves the pipeline until it is told to stop.
  *
  * The thread sleeps in one poll on: the submission ring's eventfd, the store's, the pool's and the
  * one for stopping.

@@ -35,7 +35,10 @@ struct session_plan {
 
 	enum dtype param_type, grad_type, kept_type; /* kept: of gradients between GRAD and STEP */
 	uint32_t part_elem_bytes[PART_COUNT];        /* state: m, v and, in bf16, lo */
-	/* A chunk buffer: where each part begins, and its bytes. Parts no unit has in swap take none. */
+	/*
+	 * A chunk buffer: where each part begins, and its bytes. Parts no unit has in swap take
+	 * none.
+	 */
 	uint64_t buffer_offset[PART_COUNT], buffer_bytes;
 
 	struct nvme_object *objects;

@@ -1,51 +1,44 @@
 /*
- * A worker's session with dsoffloadd: the handshake over the control socket, then operations through
- * the rings in the arena.
+ * A worker's session with dsoffloadd: the handshake over the control socket, then operations
+ * through the rings in the arena.
  *
  * The engine's thread opens, prepares, polls, waits and frees; device streams push from threads of
- * their own. dsctl and the launcher use client_query and client_probe, which hold no session.
+ * their own. Packets, and what needs no session, are client_wire.c's.
  *
  * The life of an id:
  *
  *	FREE --client_prepare--> TAKEN --completion popped--> DONE --client_wait--> FREE
  *
  * Invariants
- *  1. At most ring_slots ids are TAKEN, so neither ring can be full: a push never has to wait, and a
- *     ring that says otherwise is broken. DONE ids take no place in a ring, so there are more ids
+ *  1. At most ring_slots ids are TAKEN, so neither ring can be full: a push never has to wait, and
+ *     a ring that says otherwise is broken. DONE ids take no place in a ring, so there are more ids
  *     than slots.
  *  2. Ids, completions and the control socket belong to the engine's thread; pushing threads touch
  *     the submission ring only, one at a time, under push_lock.
  *  3. No wait sleeps without the control socket in its poll set: the kernel closes the daemon's end
  *     when the daemon dies, which wakes us at once.
- *  4. Once broken is set it stays, and every later call returns it; what the daemon completed before
- *     it went is still handed out first.
+ *  4. Once broken is set it stays, and every later call returns it; what the daemon completed
+ *     before it went is still handed out first.
  */
 #include "offload/client.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/ring.h"
 #include "common/shm.h"
+#include "offload/client_wire.h"
 
-/* Bounds of what a living daemon answers from its main thread; opening may take as long as its disk. */
-#define ANSWER_TIMEOUT_MS 30000
-#define PROBE_TIMEOUT_MS  5000
 /* How long client_free waits for the daemon to have freed the session: its transfers in flight. */
 #define CLOSE_TIMEOUT_MS 10000
-#define TEXT_BYTES_MAX   (64u << 20)
 #define IDS_PER_SLOT     4u
 
 enum id_state { ID_FREE, ID_TAKEN, ID_DONE };
@@ -70,237 +63,6 @@ struct client {
 };
 
 #define NO_ID UINT32_MAX
-
-/* The control socket. */
-
-static int address_make(const char *socket_name, struct sockaddr_un *ret, socklen_t *ret_len,
-			struct err *err)
-{
-	size_t len = strlen(socket_name);
-
-	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
-	if (len == 0 || len >= sizeof(ret->sun_path))
-		return err_set(err, ERR_CONFIG,
-			       "socket '%s': a name has 1 to %zu characters, this one has %zu",
-			       socket_name, sizeof(ret->sun_path) - 1, len);
-	memcpy(ret->sun_path, socket_name, len);
-	if (socket_name[0] == '@')
-		ret->sun_path[0] = '\0';
-	*ret_len =
-		(socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + (socket_name[0] != '@'));
-	return 0;
-}
-
-static int socket_connect(const char *socket_name, struct err *err)
-{
-	struct sockaddr_un address;
-	socklen_t len = 0;
-	int fd, rc;
-
-	rc = address_make(socket_name, &address, &len, err);
-	if (rc < 0)
-		return rc;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_sys(err, -errno, "socket");
-	do
-		rc = connect(fd, (struct sockaddr *)&address, len);
-	while (rc < 0 && errno == EINTR);
-	if (rc < 0) {
-		rc = errno;
-		close(fd);
-		return err_set(err, ERR_UNAVAILABLE, "dsoffloadd does not answer at %s: %s",
-			       socket_name, err_str(-rc));
-	}
-	return fd;
-}
-
-static int packet_send(int fd, struct protocol_message *head, enum protocol_type type, size_t bytes,
-		       struct err *err)
-{
-	ssize_t n;
-
-	*head = (struct protocol_message){
-		.magic = PROTOCOL_MAGIC,
-		.version = PROTOCOL_VERSION,
-		.type = type,
-		.bytes = (uint32_t)bytes,
-	};
-	do
-		n = send(fd, head, bytes, MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno != EPIPE && errno != ECONNRESET)
-		return err_sys(err, ERR_UNAVAILABLE, "send to dsoffloadd (%s)", err_str(-errno));
-	/* A daemon that hung up has left its reason to be read; a packet goes whole or not at all. */
-	return 0;
-}
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-/* Waits until the socket can be read, at most timeout_ms (-1: for ever). */
-static int socket_await(int fd, int timeout_ms, struct err *err)
-{
-	struct pollfd p = {.fd = fd, .events = POLLIN};
-	uint64_t end = now_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
-	int left = timeout_ms, n;
-
-	for (;;) {
-		n = poll(&p, 1, left);
-		if (n > 0)
-			return 0;
-		if (n < 0 && errno != EINTR)
-			return err_sys(err, -errno, "poll");
-		if (timeout_ms < 0)
-			continue;
-		left = (int)(end > now_ms() ? end - now_ms() : 0);
-		if (n == 0 || left == 0)
-			return err_set(err, ERR_UNAVAILABLE,
-				       "dsoffloadd does not answer: nothing came within %d ms",
-				       timeout_ms);
-	}
-}
-
-struct fds {
-	int at[3];
-	size_t count;
-};
-
-static void fds_take(struct msghdr *msg, struct fds *ret)
-{
-	struct cmsghdr *c;
-	size_t n, i;
-
-	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (i = 0; i < n && ret->count < 3; i++)
-			memcpy(&ret->at[ret->count++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-	}
-}
-
-/* One packet as it is. Returns its bytes, 0 at the end. */
-static ssize_t packet_recv_raw(int fd, void *buf, size_t room, struct fds *ret_fds, struct err *err)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(3 * sizeof(int))];
-	} control;
-	struct iovec iov = {.iov_base = buf, .iov_len = room};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n;
-
-	if (ret_fds) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = sizeof(control.bytes);
-	}
-	/* ECONNRESET is said once, before what the peer sent last can be read. */
-	do
-		n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
-	while (n < 0 && (errno == EINTR || errno == ECONNRESET));
-	if (n < 0)
-		return err_sys(err, -errno, "recvmsg");
-	if (ret_fds)
-		fds_take(&msg, ret_fds);
-	if (msg.msg_flags & MSG_TRUNC)
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd sent a packet of more than %zu bytes",
-			       room);
-	return n;
-}
-
-/* The daemon's refusal: its words, and its code where that is one a user can act on. */
-static int refused(const void *packet, size_t bytes, struct err *err)
-{
-	struct protocol_error e;
-	int code;
-
-	if (bytes != sizeof(e))
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd sent an error of %zu bytes, not %zu",
-			       bytes, sizeof(e));
-	memcpy(&e, packet, sizeof(e));
-	e.text[sizeof(e.text) - 1] = '\0';
-	code = e.code < 0 ? e.code : ERR_UNAVAILABLE;
-	return err_set(err, code, "dsoffloadd: %.1900s", e.text);
-}
-
-/* Looks at a packet's head. Returns the bytes, or what the daemon refused with. */
-static ssize_t packet_check(const void *packet, ssize_t n, enum protocol_type type, struct err *err)
-{
-	struct protocol_message head;
-
-	if (n == 0)
-		return err_set(err, ERR_UNAVAILABLE, "dsoffloadd closed the connection");
-	if ((size_t)n < sizeof(head))
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd sent a packet of %zd bytes", n);
-	memcpy(&head, packet, sizeof(head));
-	if (head.magic != PROTOCOL_MAGIC)
-		return err_set(err, ERR_PROTOCOL, "what answers at the socket is no dsoffloadd");
-	if (head.version != PROTOCOL_VERSION)
-		return err_set(
-			err, ERR_PROTOCOL,
-			"dsoffloadd speaks version %u of the protocol, this program version %u",
-			head.version, PROTOCOL_VERSION);
-	if (head.bytes != (size_t)n)
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd sent %zd bytes as a packet of %u", n,
-			       head.bytes);
-	if (head.type == PROTOCOL_ERROR)
-		return refused(packet, (size_t)n, err);
-	if (head.type != type)
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd answered with message %u, not %u",
-			       head.type, type);
-	return n;
-}
-
-/* One answer of a fixed size into ret. */
-static int answer_recv(int fd, enum protocol_type type, void *ret, size_t bytes, int timeout_ms,
-		       struct fds *ret_fds, struct err *err)
-{
-	/* An error message is the largest answer of fixed size, and may come instead of any. */
-	union {
-		struct protocol_error error;
-		char bytes[sizeof(struct protocol_error)];
-	} packet;
-	ssize_t n;
-	int rc;
-
-	assert(bytes <= sizeof(packet));
-	rc = socket_await(fd, timeout_ms, err);
-	if (rc < 0)
-		return rc;
-	n = packet_recv_raw(fd, &packet, sizeof(packet), ret_fds, err);
-	if (n >= 0)
-		n = packet_check(&packet, n, type, err);
-	if (n < 0)
-		return (int)n;
-	if ((size_t)n != bytes)
-		return err_set(err, ERR_PROTOCOL,
-			       "dsoffloadd answered message %u with %zd bytes, not %zu", type, n,
-			       bytes);
-	memcpy(ret, packet.bytes, bytes);
-	return 0;
-}
-
-static int greet(int fd, const char *job, unsigned rank, unsigned world, int timeout_ms,
-		 struct protocol_welcome *ret, struct err *err)
-{
-	struct protocol_hello hello = {.rank = rank, .world = world};
-	int rc;
-
-	if (strlen(job) >= sizeof(hello.job))
-		return err_set(err, ERR_CONFIG, "job name '%s' is longer than %zu characters", job,
-			       sizeof(hello.job) - 1);
-	strcpy(hello.job, job);
-	rc = packet_send(fd, &hello.head, PROTOCOL_HELLO, sizeof(hello), err);
-	if (rc < 0)
-		return rc;
-	return answer_recv(fd, PROTOCOL_WELCOME, ret, sizeof(*ret), timeout_ms, NULL, err);
-}
 
 /* Opening a session. */
 
@@ -371,7 +133,7 @@ static int open_send(int fd, const struct client_config *config, struct err *err
 	for (uint32_t i = 0; i < packet->path_count && rc == 0; i++)
 		rc = path_resolve(packet->paths[i], err);
 	if (rc == 0)
-		rc = packet_send(fd, &packet->head, PROTOCOL_OPEN, bytes, err);
+		rc = client_wire_send(fd, &packet->head, PROTOCOL_OPEN, bytes, err);
 	free(packet);
 	return rc;
 }
@@ -413,25 +175,25 @@ static int arena_attach(struct client *c, int arena_fd, uint32_t slots, struct e
 
 static int session_open(struct client *c, const struct client_config *config, struct err *err)
 {
-	struct fds fds = {.count = 0};
+	struct client_fds fds = {.count = 0};
 	struct protocol_welcome welcome;
 	int rc;
 
 	rc = open_check(config, err);
 	if (rc < 0)
 		return rc;
-	rc = c->socket_fd = socket_connect(config->socket, err);
+	rc = c->socket_fd = client_wire_connect(config->socket, err);
 	if (rc < 0)
 		return rc;
-	rc = greet(c->socket_fd, config->job, config->rank, config->world, ANSWER_TIMEOUT_MS,
-		   &welcome, err);
+	rc = client_wire_greet(c->socket_fd, config->job, config->rank, config->world,
+			       CLIENT_ANSWER_MS, &welcome, err);
 	if (rc < 0)
 		return rc;
 	c->daemon_pid = (pid_t)welcome.pid;
 	rc = open_send(c->socket_fd, config, err);
 	if (rc == 0)
-		rc = answer_recv(c->socket_fd, PROTOCOL_OPENED, &c->opened, sizeof(c->opened), -1,
-				 &fds, err);
+		rc = client_wire_answer(c->socket_fd, PROTOCOL_OPENED, &c->opened,
+					sizeof(c->opened), -1, &fds, err);
 	c->submit_fd = fds.count > 1 ? fds.at[1] : -1;
 	c->complete_fd = fds.count > 2 ? fds.at[2] : -1;
 	if (rc == 0 && fds.count != 3)
@@ -493,8 +255,8 @@ static void await_release(int fd)
 
 	if (shutdown(fd, SHUT_WR) < 0)
 		return;
-	while (socket_await(fd, CLOSE_TIMEOUT_MS, &ignored) == 0)
-		if (packet_recv_raw(fd, rest, sizeof(rest), NULL, &ignored) <= 0)
+	while (client_wire_await(fd, CLOSE_TIMEOUT_MS, &ignored) == 0)
+		if (client_wire_recv(fd, rest, sizeof(rest), NULL, &ignored) <= 0)
 			return;
 }
 
@@ -571,9 +333,9 @@ static void hung_up(struct client *c)
 	struct protocol_error packet;
 	ssize_t n;
 
-	n = packet_recv_raw(c->socket_fd, &packet, sizeof(packet), NULL, &c->broken);
-	if (n > 0 && packet_check(&packet, n, PROTOCOL_ERROR, &c->broken) > 0)
-		refused(&packet, (size_t)n, &c->broken);
+	n = client_wire_recv(c->socket_fd, &packet, sizeof(packet), NULL, &c->broken);
+	if (n > 0 && client_wire_check(&packet, n, PROTOCOL_ERROR, &c->broken) > 0)
+		client_wire_refused(&packet, (size_t)n, &c->broken);
 	else if (n == 0 && !arena_failure(c, &c->broken))
 		err_set(&c->broken, ERR_UNAVAILABLE,
 			"dsoffloadd (pid %d) is gone: its end of the session was closed",
@@ -757,10 +519,10 @@ int client_stats(struct client *c, struct protocol_stats *ret, struct err *err)
 
 	if (c->broken.code)
 		return broken(c, err);
-	rc = packet_send(c->socket_fd, &ask, PROTOCOL_STATS, sizeof(ask), err);
+	rc = client_wire_send(c->socket_fd, &ask, PROTOCOL_STATS, sizeof(ask), err);
 	if (rc == 0)
-		rc = answer_recv(c->socket_fd, PROTOCOL_STATS_REPLY, ret, sizeof(*ret),
-				 ANSWER_TIMEOUT_MS, NULL, err);
+		rc = client_wire_answer(c->socket_fd, PROTOCOL_STATS_REPLY, ret, sizeof(*ret),
+					CLIENT_ANSWER_MS, NULL, err);
 	if (rc == 0)
 		return 0;
 	if (arena_failure(c, &c->broken))
@@ -769,89 +531,4 @@ int client_stats(struct client *c, struct protocol_stats *ret, struct err *err)
 		c->broken = *err;
 	broken_publish(c);
 	return c->broken.code;
-}
-
-/* Without a session. */
-
-struct text {
-	char *at;
-	size_t len;
-};
-
-static int text_append(struct text *t, const char *more, size_t len, struct err *err)
-{
-	char *grown;
-
-	if (t->len + len > TEXT_BYTES_MAX)
-		return err_set(err, ERR_PROTOCOL, "dsoffloadd answers with more than %u bytes",
-			       TEXT_BYTES_MAX);
-	grown = realloc(t->at, t->len + len + 1);
-	if (!grown)
-		return err_sys(err, -ENOMEM, "allocating the answer");
-	memcpy(grown + t->len, more, len);
-	t->at = grown;
-	t->len += len;
-	t->at[t->len] = '\0';
-	return 0;
-}
-
-/* Packets until an empty one. `packet` has room for PROTOCOL_PACKET_MAX. */
-static int text_recv(int fd, char *packet, struct text *text, struct err *err)
-{
-	const size_t head = sizeof(struct protocol_message);
-	ssize_t n;
-	int rc;
-
-	for (;;) {
-		rc = socket_await(fd, ANSWER_TIMEOUT_MS, err);
-		if (rc < 0)
-			return rc;
-		n = packet_recv_raw(fd, packet, PROTOCOL_PACKET_MAX, NULL, err);
-		if (n >= 0)
-			n = packet_check(packet, n, PROTOCOL_TEXT, err);
-		if (n < 0)
-			return (int)n;
-		rc = text_append(text, packet + head, (size_t)n - head, err);
-		if (rc < 0 || (size_t)n == head)
-			return rc;
-	}
-}
-
-int client_query(const char *socket_name, enum protocol_query_what what, char **ret_text,
-		 struct err *err)
-{
-	struct protocol_query query = {.what = what};
-	struct text text = {.at = NULL};
-	char *packet;
-	int fd, rc;
-
-	fd = socket_connect(socket_name, err);
-	if (fd < 0)
-		return fd;
-	packet = malloc(PROTOCOL_PACKET_MAX);
-	rc = packet ? packet_send(fd, &query.head, PROTOCOL_QUERY, sizeof(query), err)
-		    : err_sys(err, -ENOMEM, "allocating a packet");
-	if (rc == 0)
-		rc = text_recv(fd, packet, &text, err);
-	free(packet);
-	close(fd);
-	if (rc < 0) {
-		free(text.at);
-		return rc;
-	}
-	*ret_text = text.at;
-	return 0;
-}
-
-int client_probe(const char *socket_name, struct err *err)
-{
-	struct protocol_welcome welcome;
-	int fd, rc;
-
-	fd = socket_connect(socket_name, err);
-	if (fd < 0)
-		return 0;
-	rc = greet(fd, "probe", 0, 1, PROBE_TIMEOUT_MS, &welcome, err);
-	close(fd);
-	return rc == 0;
 }

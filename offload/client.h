@@ -45,7 +45,9 @@ int client_push(struct client *client, const struct protocol_submission *submiss
 int client_submit(struct client *client, struct protocol_submission *submission, uint32_t *ret_id,
 		  struct err *err);
 
-/* Blocks until id completed; ret may be NULL. The daemon's death ends every wait with its reason. */
+/*
+ * Blocks until id completed; ret may be NULL. The daemon's death ends every wait with its reason.
+ */
 int client_wait(struct client *client, uint32_t id, struct protocol_completion *ret,
 		struct err *err);
 

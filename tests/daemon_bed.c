@@ -25,7 +25,7 @@
 #include "kernels/vector.h"
 
 #define WAIT_TRIES 1000
-#define WAIT_MS	   10
+#define WAIT_MS    10
 
 /* The daemon. */
 
@@ -80,8 +80,9 @@ static void directories_make(struct bed_daemon *d, const char *base)
 	snprintf(d->dir, sizeof(d->dir), "%s/t_daemon.XXXXXX", base);
 	ck_assert_ptr_nonnull(mkdtemp(d->dir));
 	for (int i = 0; i < 2; i++) {
-		ck_assert_int_lt(snprintf(d->swap[i], sizeof(d->swap[i]), "%.200s/swap%d", d->dir, i),
-				 sizeof(d->swap[i]));
+		ck_assert_int_lt(
+			snprintf(d->swap[i], sizeof(d->swap[i]), "%.200s/swap%d", d->dir, i),
+			sizeof(d->swap[i]));
 		ck_assert_int_eq(mkdir(d->swap[i], 0700), 0);
 	}
 	snprintf(d->log, sizeof(d->log), "%s/log", d->dir);
@@ -224,8 +225,7 @@ void bed_await_sessions(const struct bed_daemon *d, uint64_t count)
 		poll(NULL, 0, WAIT_MS);
 	}
 	ck_abort_msg("%llu sessions are open, not %llu",
-		     (unsigned long long)bed_status(d, "sessions.open"),
-		     (unsigned long long)count);
+		     (unsigned long long)bed_status(d, "sessions.open"), (unsigned long long)count);
 }
 
 /* Sessions. */
@@ -254,10 +254,11 @@ void bed_case_homes(struct bed_case *c, uint8_t param, uint8_t state, uint8_t gr
 const char *bed_case_text(const struct bed_case *c)
 {
 	static char text[256];
-	size_t n = (size_t)snprintf(text, sizeof(text), "%s parameters, %s gradients%s, %s, homes",
-				    c->param_type == DTYPE_F32 ? "fp32" : "bf16",
-				    c->grad_type == DTYPE_F32 ? "fp32" : "bf16",
-				    c->accumulate ? " accumulated" : "", nvme_engine_name(c->engine));
+	size_t n =
+		(size_t)snprintf(text, sizeof(text), "%s parameters, %s gradients%s, %s, homes",
+				 c->param_type == DTYPE_F32 ? "fp32" : "bf16",
+				 c->grad_type == DTYPE_F32 ? "fp32" : "bf16",
+				 c->accumulate ? " accumulated" : "", nvme_engine_name(c->engine));
 
 	for (unsigned u = 0; u < BED_UNITS; u++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, " %u%u%u", c->param_home[u],
@@ -489,9 +490,8 @@ static double reference_sum(const struct bed_unit *b, enum dtype kept_type)
 	double blocks[16], sum = 0;
 
 	ck_assert_uint_le(b->norm_elems / VECTOR_BLOCK, 16);
-	vector_host_sumsq(blocks,
-			  (const char *)b->kept + b->norm_first * dtype_bytes(kept_type), kept_type,
-			  b->norm_elems);
+	vector_host_sumsq(blocks, (const char *)b->kept + b->norm_first * dtype_bytes(kept_type),
+			  kept_type, b->norm_elems);
 	for (uint64_t i = 0; i < b->norm_elems / VECTOR_BLOCK; i++)
 		sum += blocks[i];
 	return sum;
@@ -581,10 +581,10 @@ void bed_step(struct bed_session *s)
 		reference_step(s, u, gradient_give(s, u));
 	for (unsigned u = 0; u < BED_UNITS; u++) {
 		step_id[u] = submit(s, step_of(s, u));
-		fetch_id[u] = submit(s, (struct protocol_submission){
-						.op = PROTOCOL_OP_FETCH,
-						.unit = u,
-						.offset = s->units[u].fetch_offset});
+		fetch_id[u] =
+			submit(s, (struct protocol_submission){.op = PROTOCOL_OP_FETCH,
+							       .unit = u,
+							       .offset = s->units[u].fetch_offset});
 	}
 	for (unsigned u = BED_UNITS; u-- > 0;) {
 		const struct bed_unit *b = &s->units[u];
@@ -628,16 +628,18 @@ void bed_blobs(struct bed_session *s)
 			for (uint64_t j = 0; j < s->blob_bytes[i]; j++)
 				want[i][j] = (uint8_t)bed_random(&s->random);
 			memcpy(s->arena + s->blob_offset[i], want[i], s->blob_bytes[i]);
-			id[i] = submit(s, (struct protocol_submission){.op = PROTOCOL_OP_STORE,
-								       .unit = i,
-								       .offset = s->blob_offset[i]});
+			id[i] = submit(s,
+				       (struct protocol_submission){.op = PROTOCOL_OP_STORE,
+								    .unit = i,
+								    .offset = s->blob_offset[i]});
 		}
 		for (unsigned i = 0; i < BED_BLOBS; i++) {
 			await(s, id[i]);
 			memset(s->arena + s->blob_offset[i], 0, s->blob_bytes[i]);
-			id[i] = submit(s, (struct protocol_submission){.op = PROTOCOL_OP_LOAD,
-								       .unit = i,
-								       .offset = s->blob_offset[i]});
+			id[i] = submit(s,
+				       (struct protocol_submission){.op = PROTOCOL_OP_LOAD,
+								    .unit = i,
+								    .offset = s->blob_offset[i]});
 		}
 		for (unsigned i = 0; i < BED_BLOBS; i++) {
 			await(s, id[i]);

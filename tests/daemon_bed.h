@@ -1,4 +1,6 @@
-/* What the daemon's tests share: a private dsoffloadd, sessions with it, and what should come out. */
+/*
+ * What the daemon's tests share: a private dsoffloadd, sessions with it, and what should come out.
+ */
 #ifndef TESTS_DAEMON_BED_H
 #define TESTS_DAEMON_BED_H
 
@@ -10,14 +12,14 @@
 #include "nvme/nvme.h"
 #include "offload/client.h"
 
-#define BED_UNITS	3u
-#define BED_BLOBS	2u
+#define BED_UNITS       3u
+#define BED_BLOBS       2u
 #define BED_CHUNK_ELEMS (2u * PROTOCOL_ALIGN_ELEMS)
 
 struct bed_daemon {
 	pid_t pid;
 	char socket[64]; /* abstract */
-	char dir[256];	 /* of its own, with the directories for swap and the log below */
+	char dir[256];   /* of its own, with the directories for swap and the log below */
 	char swap[2][PROTOCOL_PATH_BYTES];
 	char log[300];
 };
@@ -124,7 +126,9 @@ void bed_raw_hello(int fd);
 /* Returns 0, or the ERROR's code with its text. The three descriptors are the caller's. */
 int bed_raw_open(int fd, const struct client_config *config, int ret_fds[3],
 		 struct protocol_opened *ret, struct err *err);
-/* Waits for the daemon to close; fails the test after ten seconds. Returns the last ERROR's code. */
+/*
+ * Waits for the daemon to close; fails the test after ten seconds. Returns the last ERROR's code.
+ */
 int bed_raw_await_end(int fd, struct err *err);
 
 #endif

@@ -3,9 +3,9 @@
  * parameters, state and gradients live.
  *
  * Method: a real dsoffloadd, driven through the client: every combination of homes, types and swap
- * engines, with one and with two threads, over units with odd tails. Gradients are kept, accumulated
- * or come with the step; sums of squares are compared; parameters are fetched right behind the
- * step that makes them. See daemon_bed.c for the reference. Fixed seed.
+ * engines, with one and with two threads, over units with odd tails. Gradients are kept,
+ * accumulated or come with the step; sums of squares are compared; parameters are fetched right
+ * behind the step that makes them. See daemon_bed.c for the reference. Fixed seed.
  */
 #include <check.h>
 #include <pthread.h>
@@ -64,7 +64,8 @@ static void run_swap(const struct bed_daemon *d, struct bed_case *c, bool all)
 {
 	for (uint8_t param = PROTOCOL_HOME_MEMORY; param <= PROTOCOL_HOME_SWAP; param++)
 		for (uint8_t state = PROTOCOL_HOME_MEMORY; state <= PROTOCOL_HOME_SWAP; state++)
-			for (uint8_t grad = PROTOCOL_HOME_NONE; grad <= PROTOCOL_HOME_SWAP; grad++) {
+			for (uint8_t grad = PROTOCOL_HOME_NONE; grad <= PROTOCOL_HOME_SWAP;
+			     grad++) {
 				bed_case_homes(c, param, state, grad);
 				run_types(d, c, all);
 			}
@@ -84,7 +85,9 @@ static bool engine_refused(const struct bed_daemon *d, struct bed_case *c)
 	return true;
 }
 
-/* Some hundred sessions, each with files of its own: on tmpfs where there is one; not all of them. */
+/*
+ * Some hundred sessions, each with files of its own: on tmpfs where there is one; not all of them.
+ */
 START_TEST(swap)
 {
 	const char *shm = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
@@ -151,7 +154,8 @@ START_TEST(several_at_once)
 	for (unsigned i = 0; i < 4; i++) {
 		runners[i] = (struct runner){.daemon = &d, .setup = basic()};
 		bed_case_homes(&runners[i].setup, 1 + i % 2, 1 + i / 2, 1 + i % 2);
-		ck_assert_int_eq(pthread_create(&runners[i].thread, NULL, run_many, &runners[i]), 0);
+		ck_assert_int_eq(pthread_create(&runners[i].thread, NULL, run_many, &runners[i]),
+				 0);
 	}
 	for (unsigned i = 0; i < 4; i++)
 		pthread_join(runners[i].thread, NULL);
@@ -177,9 +181,10 @@ START_TEST(ids_come_round)
 	bed_import(&s);
 	for (int round = 0; round < 20; round++) {
 		for (unsigned i = 0; i < 40; i++) {
-			struct protocol_submission sub = {.op = PROTOCOL_OP_FETCH,
-							  .unit = i % BED_UNITS,
-							  .offset = s.units[i % BED_UNITS].fetch_offset};
+			struct protocol_submission sub = {
+				.op = PROTOCOL_OP_FETCH,
+				.unit = i % BED_UNITS,
+				.offset = s.units[i % BED_UNITS].fetch_offset};
 
 			ck_assert_int_eq(client_submit(s.client, &sub, &ids[i], &err), 0);
 		}

@@ -3,9 +3,9 @@
  * session only: the daemon lives on, and a witness beside it gets right results.
  *
  * Method: random packets; OPENs with fields set to the numbers that break arithmetic; random
- * descriptors through an honest ring; rings and the arena's header overwritten while operations run;
- * eventfds that were made to block. After each round the witness takes a step and compares it bit by
- * bit, and at the end nothing may be left. Fixed seeds, printed.
+ * descriptors through an honest ring; rings and the arena's header overwritten while operations
+ * run; eventfds that were made to block. After each round the witness takes a step and compares it
+ * bit by bit, and at the end nothing may be left. Fixed seeds, printed.
  */
 #include <check.h>
 #include <errno.h>
@@ -123,8 +123,8 @@ static void send_packet(int fd, const void *packet, size_t bytes)
 
 static size_t random_packet(uint8_t *packet, size_t room, uint64_t *random)
 {
-	size_t bytes = bed_random(random) % 5 == 0 ? bed_random(random) % room
-						   : bed_random(random) % 300;
+	size_t bytes =
+		bed_random(random) % 5 == 0 ? bed_random(random) % room : bed_random(random) % 300;
 	struct protocol_message head = {PROTOCOL_MAGIC, PROTOCOL_VERSION,
 					(uint32_t)(bed_random(random) % 12), (uint32_t)bytes};
 
@@ -211,8 +211,8 @@ static void mutate(struct client_config *config, struct protocol_unit *units, ui
 			       &value, bed_random(random) % 8 + 1);
 			break;
 		case 1:
-			memcpy((uint8_t *)units + bed_random(random) %
-							  (BED_UNITS * sizeof(*units) - 7),
+			memcpy((uint8_t *)units +
+				       bed_random(random) % (BED_UNITS * sizeof(*units) - 7),
 			       &value, bed_random(random) % 8 + 1);
 			break;
 		case 2:
@@ -221,8 +221,7 @@ static void mutate(struct client_config *config, struct protocol_unit *units, ui
 			       &value, 8);
 			break;
 		default:
-			memcpy((uint8_t *)&config->open +
-				       offsetof(struct protocol_open, beta1) +
+			memcpy((uint8_t *)&config->open + offsetof(struct protocol_open, beta1) +
 				       bed_random(random) % (4 * 8 + 64 - 7),
 			       &value, 8);
 		}
@@ -275,9 +274,9 @@ END_TEST
 /* Counts that the packet does not hold. */
 START_TEST(wrong_counts)
 {
-	uint32_t counts[][3] = {{0, 0, 0},	   {BED_UNITS + 1, 2, 1}, {BED_UNITS, 3, 1},
-				{UINT32_MAX, 2, 1}, {3, UINT32_MAX, 1},	  {3, 2, UINT32_MAX},
-				{3, 2, 17},	   {1u << 27, 0, 1}};
+	uint32_t counts[][3] = {{0, 0, 0},          {BED_UNITS + 1, 2, 1}, {BED_UNITS, 3, 1},
+				{UINT32_MAX, 2, 1}, {3, UINT32_MAX, 1},    {3, 2, UINT32_MAX},
+				{3, 2, 17},         {1u << 27, 0, 1}};
 	struct protocol_unit units[BED_UNITS];
 	const struct bed_case c = swapped();
 	uint8_t packet[sizeof(struct protocol_open) + sizeof(units) + BED_BLOBS * 8];
@@ -383,6 +382,17 @@ END_TEST
 
 /* What is shared. */
 
+/* Whatever order the daemon may see these in, it must live with. */
+static uint32_t word_get(_Atomic uint32_t *word)
+{
+	return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static void word_set(_Atomic uint32_t *word, uint32_t value)
+{
+	atomic_store_explicit(word, value, memory_order_release);
+}
+
 struct raw {
 	int fd, fds[3]; /* arena, submission and completion eventfd */
 	struct protocol_opened opened;
@@ -437,14 +447,14 @@ static void scribble(struct raw *r, uint64_t *random)
 
 	switch (bed_random(random) % 6) {
 	case 0:
-		atomic_store(&r->submit->head, (uint32_t)bed_random(random));
+		word_set(&r->submit->head, (uint32_t)bed_random(random));
 		break;
 	case 1:
-		atomic_store(&r->complete->tail, (uint32_t)bed_random(random));
+		word_set(&r->complete->tail, (uint32_t)bed_random(random));
 		break;
 	case 2:
-		atomic_store(&r->submit->head,
-			     atomic_load(&r->submit->head) + 16 + (uint32_t)(bed_random(random) % 3));
+		word_set(&r->submit->head,
+			 word_get(&r->submit->head) + 16 + (uint32_t)(bed_random(random) % 3));
 		break;
 	case 3: /* anywhere in header and rings, the daemon's own words too */
 		for (int i = 0; i < 64; i++)
@@ -487,8 +497,9 @@ START_TEST(scribbled_arena)
 END_TEST
 
 /*
- * The eventfds are shared with their flags: made blocking, the completion one filled to the brim, so
- * that a wake-up blocks the session's thread. The session ends all the same when its peer leaves.
+ * The eventfds are shared with their flags: made blocking, the completion one filled to the brim,
+ * so that a wake-up blocks the session's thread. The session ends all the same when its peer
+ * leaves.
  */
 START_TEST(blocking_eventfds)
 {
@@ -502,12 +513,12 @@ START_TEST(blocking_eventfds)
 		ck_assert_int_eq(fcntl(r.fds[1], F_SETFL, 0), 0);
 		ck_assert_int_eq(fcntl(r.fds[2], F_SETFL, 0), 0);
 		eventfd_write(r.fds[2], UINT64_MAX - 1);
-		atomic_store(&r.complete->sleeping, 1);
+		word_set(&r.complete->sleeping, 1);
 		sub.offset = r.opened.data_offset;
 		for (int i = 0; i < 8; i++)
 			raw_push(&r, &sub);
 		if (round % 2 == 0) /* stuck before its peer leaves */
-			while (atomic_load(&r.complete->head) == 0)
+			while (word_get(&r.complete->head) == 0)
 				poll(NULL, 0, 1);
 		raw_close(&r);
 	}
@@ -531,15 +542,15 @@ START_TEST(too_many_operations)
 	sub.offset = r.opened.data_offset;
 	for (int i = 0; i < 64; i++) {
 		/* The daemon's tail shows what it took. */
-		while (!atomic_load(&head->failed) &&
-		       atomic_load(&r.submit->head) - atomic_load(&r.submit->tail) == 16)
+		while (!word_get(&head->failed) &&
+		       word_get(&r.submit->head) - word_get(&r.submit->tail) == 16)
 			poll(NULL, 0, 1);
-		if (atomic_load(&head->failed))
+		if (word_get(&head->failed))
 			break;
 		raw_push(&r, &sub);
 	}
 	bed_raw_await_end(r.fd, &err);
-	ck_assert_uint_eq(atomic_load(&head->failed), 1);
+	ck_assert_uint_eq(word_get(&head->failed), 1);
 	ck_assert_int_eq(head->code, ERR_PROTOCOL);
 	ck_assert_msg(strstr(head->text, "protocol error") != NULL, "%s", head->text);
 	raw_close(&r);

@@ -23,9 +23,9 @@
 
 #include "tests/daemon_bed.h"
 
-#define SEED	    7u
-#define KILLS	    10
-#define NOTICE_MS   200
+#define SEED      7u
+#define KILLS     10
+#define NOTICE_MS 200
 
 static const char *const conf = "host: {memory: 1GiB, threads: 2}\n";
 
