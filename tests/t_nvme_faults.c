@@ -52,6 +52,11 @@ static struct {
 
 static const char *paths[2];
 
+static void no_faults(void)
+{
+	memset(&fault, 0, sizeof(fault));
+}
+
 static bool hit(void)
 {
 	if (!fault.armed || ++fault.calls != fault.fail_at)
@@ -461,7 +466,7 @@ START_TEST(a_dead_engine_fails_everything)
 		ck_assert_uint_gt(b.failed_count, 0);
 		ck_assert_msg(strstr(nvme_store_error(b.store), cases[c].text) != NULL, "%s",
 			      nvme_store_error(b.store));
-		memset(&fault, 0, sizeof(fault));
+		no_faults();
 		bed_read(&b, 1); /* nothing starts any more */
 		ck_assert_uint_eq(b.failed_count, b.extent_count);
 		bed_close(&b);
@@ -594,7 +599,7 @@ START_TEST(the_kth_call_fails)
 
 	bed_object_count = 5;
 	do {
-		memset(&fault, 0, sizeof(fault));
+		no_faults();
 		/* The rarer ways to make a file. */
 		fault.refuse_tmpfile = _i == 2 ? EOPNOTSUPP : 0;
 		fault.refuse_direct = _i == 2 ? EINVAL : 0;
@@ -623,6 +628,7 @@ int main(void)
 	paths[0] = bed_dir(0);
 	paths[1] = bed_dir(1);
 	tcase_set_timeout(t, 120);
+	tcase_add_checked_fixture(t, no_faults, no_faults);
 	tcase_add_loop_test(t, short_transfers_go_on, 0, bed_engine_count);
 	tcase_add_loop_test(t, no_progress_ends, 0, bed_engine_count);
 	tcase_add_loop_test(t, one_transfer_fails, 0, bed_engine_count);

@@ -119,17 +119,17 @@ START_TEST(read_only)
 {
 	struct bed b;
 
-	ck_assert_int_eq(mount(NULL, tmpfs, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+	ck_assert_int_eq(mount("none", tmpfs, "", MS_REMOUNT | MS_RDONLY, NULL), 0);
 	ck_assert_int_eq(bed_open(&b, NVME_AUTO, 1, &tmpfs, 1), ERR_CONFIG);
 	ck_assert_ptr_nonnull(strstr(b.err.text, tmpfs));
-	ck_assert_int_eq(mount(NULL, tmpfs, NULL, MS_REMOUNT, NULL), 0);
+	ck_assert_int_eq(mount("none", tmpfs, "", MS_REMOUNT, NULL), 0);
 }
 END_TEST
 
 /* The mounts go with the namespace, so with the last process of this test. */
 static int make_tmpfs(void)
 {
-	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "", MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("t_nvme", bed_dir(0), "tmpfs", 0, "size=8m") < 0)
 		return -errno;
 	tmpfs = bed_dir(0);
