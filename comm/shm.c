@@ -35,8 +35,8 @@
 #include "kernels/vector.h"
 
 /*
- * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, since there
- * are fewer meetings a byte, and not beyond, where staging falls out of the caches.
+ * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, with fewer
+ * meetings a byte, and not beyond, where staging falls out of the caches.
  */
 #define CHUNK_BYTES  (1ul << 20)
 #define CHUNK_FLOATS (CHUNK_BYTES / sizeof(float))
@@ -152,7 +152,7 @@ static int shm_all_gather(void *state, void *whole, const void *part, size_t byt
 		meet(s);
 		if (own != in)
 			memcpy(own + at, in + at, n);
-		/* Each begins with its neighbour, so that they do not all read from one at a time. */
+		/* Each begins with its neighbour: they do not all read from one at a time. */
 		for (i = 1; i < s->world; i++) {
 			r = (s->rank + i) % s->world;
 			memcpy(out + r * bytes + at, buffer_of(s, r), n);
@@ -333,7 +333,7 @@ static void await(struct shm *s, uint32_t seen)
 			return;
 		relax();
 	}
-	/* The announcement is seen by the last one, or we see its generation: seq_cst on both sides. */
+	/* The last one sees the announcement, or we see its generation: seq_cst on both sides. */
 	atomic_fetch_add_explicit(&g->sleepers, 1, memory_order_seq_cst);
 	while (atomic_load_explicit(&g->generation, memory_order_seq_cst) == seen)
 		(void)futex_wait(&g->generation, seen, 0); /* interrupted or not: look again */

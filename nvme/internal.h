@@ -29,8 +29,8 @@ struct nvme_completion {
 };
 
 /*
- * An engine moves bytes [io->moved, io->len) of transfers between io->buf and the file fds[io->path]
- * at io->offset. It judges nothing: results, short ones too, go up as they are.
+ * An engine moves bytes [io->moved, io->len) of transfers between io->buf and the file
+ * fds[io->path] at io->offset. It judges nothing: results, short ones too, go up as they are.
  */
 struct nvme_engine_ops {
 	const char *name;
@@ -49,15 +49,16 @@ struct nvme_engine_ops {
 	int (*add_region)(void *queue, void *base, size_t bytes, struct err *err);
 
 	/*
-	 * Gives `count` transfers to the kernel. Returns how many it took, or a negative code when
-	 * it took none; the rest are given again, first and in the same order, by the next call. With
-	 * `wait` the call may also wait for one completion if all were taken.
+	 * Gives `count` transfers to the kernel. Returns how many it took, or a negative code
+	 * when it took none; the rest are given again, first and in the same order, by the next
+	 * call. With `wait` the call may also wait for one completion if all were taken.
 	 */
 	int (*submit)(void *queue, struct nvme_io *const *ios, unsigned count, bool wait);
 
 	/*
-	 * Takes up to `max` completions; with `wait`, blocks for the first one, which must be under
-	 * way. Returns how many (0 also when interrupted), or a negative code when the queue is dead.
+	 * Takes up to `max` completions; with `wait`, blocks for the first one, which must be
+	 * under way. Returns how many (0 also when interrupted), or a negative code when the queue
+	 * is dead.
 	 */
 	int (*reap)(void *queue, struct nvme_completion *ret, unsigned max, bool wait);
 };

@@ -6,12 +6,12 @@
  *
  * The life of a transfer, and who moves it on:
  *
- *	waiting    in path->head..tail: its directory has `queue_depth` in flight     nvme_submit
- *	staged     in store->staged: it has a slot, a write has its checksum          start_waiting
- *	flying     the kernel has it                                                  flush
- *	           short or interrupted: staged again, from where it stopped          settle
- *	done       slot given back, table updated, io->done called                    settle
- *	refused    in store->refused: never got to the kernel, done comes with a code deliver_refused
+ *	waiting  in path->head..tail: its directory has `queue_depth` in flight  nvme_submit
+ *	staged   in store->staged: it has a slot, a write has its checksum       start_waiting
+ *	flying   the kernel has it                                               flush
+ *	         short or interrupted: staged again, from where it stopped       settle
+ *	done     slot given back, table updated, io->done called                 settle
+ *	refused  in store->refused: `done` will come with a code                 deliver_refused
  *
  * Invariants
  *  1. store->slots[i] is the transfer with slot i, from staged until done: at most queue_depth per
