@@ -35,8 +35,8 @@
 #include "kernels/vector.h"
 
 /*
- * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, with fewer
- * meetings a byte, and not beyond, where staging falls out of the caches.
+ * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, with
+ * fewer meetings a byte, and not beyond, where staging falls out of the caches.
  */
 #define CHUNK_BYTES  (1ul << 20)
 #define CHUNK_FLOATS (CHUNK_BYTES / sizeof(float))
