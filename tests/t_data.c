@@ -361,6 +361,42 @@ START_TEST(data_refused)
 }
 END_TEST
 
+static uint64_t resident_file_kib(void)
+{
+	char *text, *line;
+	uint64_t kib;
+	size_t len;
+
+	ck_assert_int_eq(file_load("/proc/self/status", 65536, &text, &len, &err), 0);
+	line = strstr(text, "RssFile:");
+	ck_assert_ptr_nonnull(line);
+	kib = strtoull(line + 8, NULL, 10);
+	free(text);
+	return kib;
+}
+
+/* However much is drawn, what is resident of a shard stays a window. */
+START_TEST(shards_stay_out_of_memory)
+{
+	struct shard_header h = {.token_bytes = 1, .vocab = 256, .count = 64u << 20};
+	static uint32_t ids[4096], targets[4096];
+	const char *const list[] = {path};
+	uint8_t bytes[SHARD_HEADER_BYTES];
+	struct data *d;
+	uint64_t before;
+
+	shard_header_encode(&h, bytes);
+	save(path, bytes, sizeof(bytes));
+	ck_assert_int_eq(truncate(path, SHARD_HEADER_BYTES + (off_t)h.count), 0);
+	ck_assert_int_eq(data_open(list, 1, 4096, 256, 1, false, &d, &err), 0);
+	before = resident_file_kib();
+	for (uint64_t g = 0; g < data_train_windows(d); g++)
+		ck_assert_int_eq(data_train_sequence(d, g, ids, targets, &err), 0);
+	ck_assert_uint_le(resident_file_kib(), before + 1024);
+	data_close(d);
+}
+END_TEST
+
 /* Feistel networks of many sizes are permutations. */
 START_TEST(every_size_is_permuted)
 {
@@ -426,6 +462,7 @@ int main(void)
 	tcase_add_test(tc, known_answers);
 	tcase_add_test(tc, validation_is_in_order);
 	tcase_add_test(tc, data_refused);
+	tcase_add_test(tc, shards_stay_out_of_memory);
 	tcase_add_test(tc, every_size_is_permuted);
 	tcase_add_test(tc, bigrams_of_a_cycle);
 	suite_add_tcase(suite, tc);

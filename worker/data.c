@@ -5,6 +5,8 @@
  *    world size, or what was drawn before. So a resumed run needs to remember one number.
  * 2. No token reaches the device that is not below the model's vocabulary, also where only another
  *    rank verified the shard, or somebody changed it since.
+ * 3. A mapping keeps nothing resident but the window in work: what a worker takes of memory is in
+ *    the plan, and shards are not.
  */
 #include "worker/data.h"
 
@@ -196,7 +198,7 @@ static int copy_window(const struct data *d, size_t shard, uint64_t first, uint3
 		if (i > 0)
 			targets[i - 1] = token;
 	}
-	return 0;
+	return shard_release(s, first, d->sequence + 1, err);
 }
 
 int data_train_sequence(const struct data *d, uint64_t g, uint32_t *ids, uint32_t *targets,

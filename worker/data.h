@@ -75,6 +75,9 @@ void shard_close(struct shard *shard);
 
 uint32_t shard_token(const struct shard *shard, uint64_t index);
 
+/* Gives up the memory that tokens [first, first + count) are mapped to, until their next use. */
+int shard_release(const struct shard *shard, uint64_t first, uint64_t count, struct err *err);
+
 struct data; /* several shards and their windows; reading is for any thread */
 
 /*

@@ -236,8 +236,9 @@ static int bigram(const struct options *o, const char *train_path, const char *v
 		json_object_end(&j);
 		rc = print_json(&j, err);
 	} else if (!rc) {
-		printf("bigrams (add-one smoothing): %.4f nats a token over %ju tokens of %s\n",
-		       loss, (uintmax_t)(validation.header.count - 1), validation_path);
+		printf("bigrams (add-one smoothing): %.4f nats a %s over %ju tokens of %s\n", loss,
+		       train.header.token_bytes == 1 ? "byte" : "token",
+		       (uintmax_t)(validation.header.count - 1), validation_path);
 	}
 	shard_close(&train);
 	shard_close(&validation);

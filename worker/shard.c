@@ -23,6 +23,9 @@
 #define VERIFY_BYTES  ((size_t)1 << 20)
 #define HEADER_CRC_AT 28
 
+/* A multiple of any page size and of Linux' fault_around_bytes, 64 KiB. */
+#define FAULT_AROUND_BYTES ((uint64_t)1 << 16)
+
 static void put_le(uint8_t *at, uint64_t value, unsigned bytes)
 {
 	for (unsigned i = 0; i < bytes; i++)
@@ -187,6 +190,22 @@ int shard_open(const char *path, bool verify, struct shard *ret, struct err *err
 out:
 	close(fd);
 	return rc;
+}
+
+int shard_release(const struct shard *shard, uint64_t first, uint64_t count, struct err *err)
+{
+	uint64_t from = SHARD_HEADER_BYTES + first * shard->header.token_bytes;
+	uint64_t end = from + count * shard->header.token_bytes;
+	uint8_t *map = (uint8_t *)(uintptr_t)(shard->tokens - SHARD_HEADER_BYTES);
+
+	/* A fault maps what is in the page cache around it, up to a window of the kernel's. */
+	from = from / FAULT_AROUND_BYTES * FAULT_AROUND_BYTES;
+	end = (end + FAULT_AROUND_BYTES - 1) / FAULT_AROUND_BYTES * FAULT_AROUND_BYTES;
+	if (end > shard->map_bytes)
+		end = shard->map_bytes;
+	if (madvise(map + from, end - from, MADV_DONTNEED) < 0)
+		return err_sys(err, -errno, "%s: giving up memory", shard->path);
+	return 0;
 }
 
 void shard_close(struct shard *shard)
