@@ -7,6 +7,7 @@
 set -u
 B=${B:-build}
 moments=${1:-10}
+case ${SAN:-} in ?*) moments=2 ;; esac # a sanitizer slows each run down many times
 seed=${SEED:-20261124}
 dir=$(mktemp -d "$B/resume.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
