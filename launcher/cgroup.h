@@ -21,7 +21,7 @@ int cgroup_kill(const struct cgroup *cgroup, struct err *err);
 /* Removes it, when empty: 0, or negative. Safe when there is none, and to try again. */
 int cgroup_remove(struct cgroup *cgroup, struct err *err);
 
-/* Removes the cgroup of a job whose agent could not. */
+/* Removes the cgroup of a job whose agent could not; dsrun does when all has ended. */
 void cgroup_remove_left(const char *job);
 
 #endif

@@ -119,6 +119,8 @@ static void print_why(FILE *f, const struct outcome *o)
 	else if (killed)
 		fprintf(f, "  why     SIGKILL comes from outside, or from the kernel for lack of "
 			   "memory: see dmesg\n");
+	if (o->who == OUTCOME_AGENT && o->exited.pid)
+		fprintf(f, "  then    everything that it had started was killed\n");
 	if (o->text[0] && !o->code) {
 		fprintf(f, "  why     %s\n", o->text);
 		return;
@@ -134,7 +136,7 @@ static void print_then(FILE *f, const struct outcome *o)
 	if (o->terminated + o->killed > 0) {
 		fprintf(f, "  then    ");
 		if (o->terminated > 0)
-			fprintf(f, "%u other rank%s ended by SIGTERM", o->terminated,
+			fprintf(f, "%u other rank%s ended after SIGTERM", o->terminated,
 				o->terminated == 1 ? "" : "s");
 		if (o->killed > 0)
 			fprintf(f, "%s%u by SIGKILL after %s", o->terminated ? ", " : "", o->killed,

@@ -83,6 +83,7 @@ struct super {
 	struct link_in in;
 	struct link_out out;
 	struct lines agent_lines;
+	uint64_t began_ns, agent_ended_ns;
 	uint64_t deadline_ns, sweep_ns; /* 0: none */
 	struct err link_err;
 };
@@ -323,6 +324,7 @@ static void reap(struct super *s)
 		if (pid != s->agent.pid)
 			continue;
 		s->agent_reaped = true;
+		s->agent_ended_ns = now_ns();
 		s->agent_status = status;
 		/* What it wrote before it died is still in the link: its end comes after that. */
 	}
@@ -583,8 +585,9 @@ static void agent_outcome(struct super *s, struct outcome *ret)
 			.pid = (uint32_t)s->agent.pid,
 			.how = WCOREDUMP(status) ? CLD_DUMPED : CLD_KILLED,
 			.status = WTERMSIG(status),
+			.started_ns = s->began_ns,
+			.at_ns = s->agent_ended_ns,
 		};
-		snprintf(ret->text, sizeof(ret->text), "all of the job was killed with it");
 	} else {
 		ret->code = ERR_INTERNAL;
 		snprintf(ret->text, sizeof(ret->text), "it went away before the job was over");
@@ -625,8 +628,7 @@ static void close_super(struct super *s)
 	close(s->signal_fd);
 	link_in_done(&s->in);
 	link_out_done(&s->out);
-	if (!s->done)
-		cgroup_remove_left(s->config->launch->job.id);
+	cgroup_remove_left(s->config->launch->job.id);
 }
 
 void supervise_fail(struct outcome *ret, const struct err *err)
@@ -641,8 +643,8 @@ struct job_view *supervise_run(const struct supervise *config, struct outcome *r
 	struct super s = {
 		.config = config, .outcome = ret, .to_agent = -1, .from_agent = -1, .agent_err = -1};
 	struct err err = {0};
-	uint64_t began = now_ns();
 
+	s.began_ns = now_ns();
 	*ret = (struct outcome){.status = OUTCOME_FAILED};
 	int rc = view_open((unsigned)config->launch->job.world, config->quiet, config->tee, &s.view,
 			   &err);
@@ -656,11 +658,11 @@ struct job_view *supervise_run(const struct supervise *config, struct outcome *r
 	}
 	link_in_init(&s.in, s.from_agent);
 	link_out_init(&s.out, s.to_agent);
-	s.deadline_ns = began + HELLO_NS;
+	s.deadline_ns = s.began_ns + HELLO_NS;
 	loop(&s);
 	close_super(&s);
 	conclude(&s);
-	ret->seconds_ns = now_ns() - began;
+	ret->seconds_ns = now_ns() - s.began_ns;
 	return s.view;
 }
 

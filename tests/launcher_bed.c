@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -75,8 +76,8 @@ static void child(const struct bed *bed, char *const *argv)
 		putenv((char *)(uintptr_t)bed->env[i]);
 	if (bed->ignore_hup)
 		signal(SIGHUP, SIG_IGN);
-	/* The end of a test program that fails must be the end of its job. */
-	if (dup2(out, 1) < 0 || dup2(bed->err, 2) < 0 || setpgid(0, 0) < 0)
+	/* The end of a test that fails must be the end of its job. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || dup2(out, 1) < 0 || dup2(bed->err, 2) < 0 || setpgid(0, 0) < 0)
 		_exit(98);
 	execv(argv[0], argv);
 	_exit(98);
@@ -106,6 +107,7 @@ void bed_start(struct bed *bed)
 	}
 	argv[argc] = NULL;
 	bed->epoch_ns = bed_now_ns();
+	bed->started = time(NULL);
 	bed->pid = fork();
 	ck_assert_int_ge(bed->pid, 0);
 	if (bed->pid == 0)
@@ -272,8 +274,7 @@ void bed_await_text(struct bed *bed, int fd, const char *want)
 	}
 }
 
-/* Nothing with a name: no socket, no cgroup. The job's id begins with dsrun's pid. */
-static void check_names(const struct bed *bed)
+void bed_check_names(const struct bed *bed)
 {
 	char line[512], name[64];
 	glob_t found;
@@ -285,8 +286,16 @@ static void check_names(const struct bed *bed)
 	if (f)
 		fclose(f);
 	snprintf(line, sizeof(line), "/sys/fs/cgroup/{.,*,*/*}/dsrun-%d-*", (int)bed->pid);
-	if (glob(line, GLOB_BRACE, NULL, &found) == 0)
-		ck_abort_msg("a cgroup is left: %s", found.gl_pathv[0]);
+	if (glob(line, GLOB_BRACE, NULL, &found) != 0)
+		return;
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		/* An older one is that of an earlier process with this pid. */
+		struct stat st;
+
+		ck_assert_msg(stat(found.gl_pathv[i], &st) < 0 || st.st_mtime < bed->started,
+			      "a cgroup is left: %s", found.gl_pathv[i]);
+	}
+	globfree(&found);
 }
 
 void bed_wait(struct bed *bed)
@@ -309,7 +318,7 @@ void bed_wait(struct bed *bed)
 	if (bed->status == 1000 + SIGKILL)
 		return;
 	ck_assert_msg(left == 0, "%u processes left; dsrun said: %s", left, bed->err_text);
-	check_names(bed);
+	bed_check_names(bed);
 }
 
 void bed_run(struct bed *bed)

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #define BED_ENV_MAX  16
 #define BED_ARGS_MAX 24
@@ -23,6 +24,7 @@ struct bed {
 	/* While it runs. */
 	pid_t pid;
 	uint64_t epoch_ns; /* what `until` counts from */
+	time_t started;
 	char mark[64];
 	int out, err; /* memfds of its output */
 
@@ -49,6 +51,9 @@ void bed_await_text(struct bed *bed, int fd, const char *text);
 
 /* The pid of the one whose environment has `what`; "agent": the agent. 0: there is none. */
 pid_t bed_find(const struct bed *bed, const char *what);
+
+/* Nothing with a name is left: no socket, no cgroup. The job's id begins with dsrun's pid. */
+void bed_check_names(const struct bed *bed);
 
 /* How many processes of this job there are, dsrun excluded; zombies have no environment. */
 unsigned bed_left(const struct bed *bed);

@@ -71,7 +71,7 @@ START_TEST(consequences)
 			  .ranks = 4};
 
 	bed_run(&bed);
-	bed_check(&bed, 9, "2 other ranks ended by SIGTERM, 1 by SIGKILL after 200ms");
+	bed_check(&bed, 9, "2 other ranks ended after SIGTERM, 1 by SIGKILL after 200ms");
 	ck_assert_ptr_null(strstr(bed.err_text, "rank 0 failed"));
 	ck_assert_ptr_null(strstr(bed.err_text, "rank 1 failed"));
 	bed_done(&bed);

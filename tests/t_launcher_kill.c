@@ -87,6 +87,7 @@ START_TEST(dsrun_killed)
 		ck_assert_msg(bed_now_ns() < killed + 20000000000ull, "%u left", bed_left(&bed));
 	bed_wait(&bed);
 	ck_assert_int_eq(bed.status, 1000 + SIGKILL);
+	bed_check_names(&bed);
 	bed.epoch_ns = killed;
 	bed.ended_ns = bed_now_ns();
 	bed_check_time(&bed, PROMISE_MS);
