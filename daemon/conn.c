@@ -298,6 +298,7 @@ static int admit(struct server *v, struct conn *c, struct session_plan *p, struc
 	v->memory_used += c->memory_bytes;
 	v->swap_used += c->swap_bytes;
 	v->session_count++;
+	server_status_tell(v);
 	return 0;
 }
 

@@ -65,6 +65,11 @@ static void status_tell(const struct server *v, void (*tell)(const char *))
 	tell(text);
 }
 
+void server_status_tell(const struct server *v)
+{
+	status_tell(v, notify_status);
+}
+
 /* Connections. */
 
 static int watch(struct server *v, int op, int fd, void *source, uint32_t events)
@@ -157,7 +162,7 @@ static void conn_free(struct server *v, struct conn *c)
 	if (c->session) {
 		session_account(v, c);
 		session_free(c->session);
-		status_tell(v, notify_status);
+		server_status_tell(v);
 	}
 	*c->link = c->next;
 	if (c->next)

@@ -66,6 +66,9 @@ struct server {
 
 uint64_t server_now_ns(void);
 
+/* Sessions and quotas have changed: the service manager is told. */
+void server_status_tell(const struct server *v);
+
 /* Tells the peer (err may be NULL), and begins the connection's end. */
 void server_conn_close(struct server *v, struct conn *c, const struct err *err);
 

@@ -29,7 +29,7 @@
 
 /* The daemon. */
 
-static const char *program_path(void)
+const char *bed_program(void)
 {
 	static char path[4096];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
@@ -99,7 +99,7 @@ void bed_start_in(struct bed_daemon *d, const char *base, const char *conf)
 {
 	static unsigned counter;
 	struct err err;
-	const char *path = program_path();
+	const char *path = bed_program();
 	char text[4096];
 	int listen_fd, conf_fd, log_fd, len;
 

@@ -24,6 +24,9 @@ struct bed_daemon {
 	char log[300];
 };
 
+/* The dsoffloadd of this build; static storage. */
+const char *bed_program(void);
+
 /*
  * Starts one as dsrun does: socket and configuration passed on. `conf` is YAML that is put behind
  * the socket's line. Returns when it listens, which is at once.

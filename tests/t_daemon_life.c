@@ -11,12 +11,14 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -435,6 +437,70 @@ START_TEST(silent_peer)
 }
 END_TEST
 
+/* Is libsystemd built in? As --version tells. */
+static bool notifies(void)
+{
+	char command[4200], line[128];
+	bool yes = false;
+	FILE *out;
+
+	snprintf(command, sizeof(command), "%s --version", bed_program());
+	out = popen(command, "r");
+	ck_assert_ptr_nonnull(out);
+	while (fgets(line, sizeof(line), out))
+		yes |= strncmp(line, "systemd", 7) == 0 && strstr(line, "yes");
+	ck_assert_int_eq(pclose(out), 0);
+	return yes;
+}
+
+/* What a service manager is told, in this order, beside other things. */
+START_TEST(service_manager)
+{
+	static const char *const wanted[] = {"READY=1\nSTATUS=0 sessions", "STATUS=1 sessions",
+					     "WATCHDOG=1", "STOPPING=1"};
+	const struct bed_case setup = in_memory();
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct timeval limit = {.tv_sec = 10};
+	struct bed_session s;
+	struct bed_daemon d;
+	char text[256];
+	ssize_t n;
+	int fd;
+
+	if (!notifies()) {
+		printf("no libsystemd built in, nobody is told anything\n");
+		return;
+	}
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	snprintf(text, sizeof(text), "@t_daemon_life-notify-%d", (int)getpid());
+	memcpy(a.sun_path + 1, text + 1, strlen(text) - 1);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&a,
+			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(text))),
+			 0);
+	ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)), 0);
+	setenv("NOTIFY_SOCKET", text, 1);
+	setenv("WATCHDOG_USEC", "20000", 1);
+	bed_start(&d, conf);
+	unsetenv("NOTIFY_SOCKET");
+	unsetenv("WATCHDOG_USEC");
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+		if (i == 1)
+			open_ok(&s, &setup, &d);
+		if (i == 3)
+			kill(d.pid, SIGTERM);
+		do {
+			n = recv(fd, text, sizeof(text) - 1, 0);
+			ck_assert_msg(n > 0, "'%s' was not told", wanted[i]);
+			text[n] = '\0';
+		} while (strncmp(text, wanted[i], strlen(wanted[i])) != 0);
+	}
+	bed_close(&s);
+	ck_assert_int_eq(bed_wait(&d), 0);
+	bed_clean(&d);
+	close(fd);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("daemon_life");
@@ -455,6 +521,7 @@ int main(void)
 	tcase_add_test(tc, full_disk);
 	tcase_add_test(tc, failed_session);
 	tcase_add_test(tc, silent_peer);
+	tcase_add_test(tc, service_manager);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
