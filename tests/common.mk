@@ -18,5 +18,6 @@ t_conf_USES      := common
 t_conf_fuzz_USES := common
 t_conf_fuzz_WRAP := malloc calloc realloc reallocarray
 t_topo_USES      := common
-TESTS_THREAD     += t_ring t_futex t_crc32c t_log
+# Streams and collectives as well: they stand or fall with the orderings of this room.
+TESTS_THREAD     += t_ring t_futex t_crc32c t_log t_device t_comm
 TEST_SCRIPTS     += tests/install.sh tests/lint_plants.sh
