@@ -65,18 +65,7 @@ WRAP(int, fallocate, -1, ENOSPC, (int fd, int mode, off_t offset, off_t len),
 WRAP(int, ftruncate, -1, ENOSPC, (int fd, off_t len), (fd, len))
 WRAP(ssize_t, sendmsg, -1, EAGAIN, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags))
 
-int __real_madvise(void *addr, size_t len, int advice);
-int __wrap_madvise(void *addr, size_t len, int advice);
-
-/* Advice on huge pages may fail; taking the pages may not. */
-int __wrap_madvise(void *addr, size_t len, int advice)
-{
-	if (advice == MADV_POPULATE_WRITE && fails("madvise")) {
-		errno = ENOMEM;
-		return -1;
-	}
-	return __real_madvise(addr, len, advice);
-}
+WRAP(int, madvise, -1, ENOMEM, (void *addr, size_t len, int advice), (addr, len, advice))
 
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
 			  void *arg);
