@@ -1,21 +1,22 @@
 /*
- * The agent: one process on each host of a job, started by dsrun, which it speaks to over its standard
- * input and output. It starts the host's workers (and a private daemon), passes on what they say,
- * and sees to it that all of them end when one fails, when dsrun says so, or when dsrun is gone.
+ * The agent: one process on each host of a job, started by dsrun, which it speaks to over its
+ * standard input and output. It starts the host's workers (and a private daemon), passes on what
+ * they say, and sees to it that all of them end when one fails, when dsrun says so, or when dsrun
+ * is gone.
  *
  * One thread, one epoll loop. Whatever happens becomes an event; the table `rules` says for every
  * state what an event does and what comes after. An event without a rule means nothing there.
  *
  *   WAIT -job-> RUN -stop-> STOP
  *                \____________\--failure--> TERM --grace over--> KILL
- *     ranks gone: RUN, STOP, TERM, KILL --> DRAIN --daemon gone--> SWEEP --none left--> FLUSH --> END
+ *   RUN, STOP, TERM, KILL --ranks gone--> DRAIN --daemon gone--> SWEEP --none left--> FLUSH --> END
  *
  * 1. The agent is a subreaper: what a worker leaves behind, setsid or not, becomes its child.
  * 2. DONE is sent only after a look at the process tree that found no descendant.
  * 3. Deaths are seen in the order in which they happened: epoll's ready list is first in, first
  *    out, each pidfd enters it when its process ends, and only that event reaps the process.
- * 4. A first failure is recorded before any signal is sent on its account, so none that we caused can
- *    be taken for one.
+ * 4. A first failure is recorded before any signal is sent on its account, so none that we caused
+ *    can be taken for one.
  * 5. The end of dsrun is the end of its link: then everything is killed, without grace.
  * 6. Nothing blocks: links and pipes are non-blocking, and when dsrun does not read, children are
  *    not read either once LINK_QUEUE_BYTES wait.
@@ -144,7 +145,7 @@ static void act_kill(struct agent *a)
 /* All ranks have ended: the daemon has nothing left to do. */
 static void act_drain(struct agent *a)
 {
-	uint64_t now = agent_now_ns(), until;
+	uint64_t now = agent_now_ns(), grace = a->launch.grace_ns, until;
 
 	if (!daemon_alive(a) || a->hurry) {
 		a->deadline_ns = now;
@@ -154,8 +155,9 @@ static void act_drain(struct agent *a)
 	if (!tree_is_exiting(a->daemon->pid))
 		agent_child_signal(a->daemon, SIGTERM, LINK_OURS_TERM);
 	/* After a failure the grace is one for all, or the end of the job would take two. */
-	until = a->failed ? a->failed_at_ns + a->launch.grace_ns
-			  : now + (a->launch.grace_ns > NS_PER_SEC ? a->launch.grace_ns : NS_PER_SEC);
+	if (!a->failed && grace < NS_PER_SEC)
+		grace = NS_PER_SEC;
+	until = (a->failed ? a->failed_at_ns : now) + grace;
 	a->deadline_ns = until > now + DRAIN_MIN_NS ? until : now + DRAIN_MIN_NS;
 }
 
@@ -479,7 +481,7 @@ static int loop(struct agent *a)
 	return 0;
 }
 
-/* Standard input and output belong to the link alone: whoever prints by mistake writes to stderr. */
+/* Standard input and output are the link's alone: whoever prints by mistake writes to stderr. */
 static int take_stdio(struct agent *a, struct err *err)
 {
 	a->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);

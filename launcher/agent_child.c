@@ -1,11 +1,11 @@
 /*
- * The agent's children, from exec to the grave: their pipes, their reports, their deaths. Called from
- * the agent's loop alone.
+ * The agent's children, from exec to the grave: their pipes, their reports, their deaths. Called
+ * from the agent's loop alone.
  *
  * 1. A death is told to dsrun after everything the child had written before it.
  * 2. A process that got a signal of ours before it ended is never a cause.
- * 3. What comes through the report pipe is a child's word: lengths are checked, and a report that makes
- *    no sense costs that child its pipe.
+ * 3. What comes through the report pipe is a child's word: lengths are checked, and a report that
+ *    makes no sense costs that child its pipe.
  */
 #include "launcher/internal.h"
 

@@ -1,10 +1,10 @@
 /*
- * From the job's text to running processes: the daemon first, since workers are told its socket, then
- * the shared segment, then the workers. Called once, from the agent's loop.
+ * From the job's text to running processes: the daemon first, since workers are told its socket,
+ * then the shared segment, then the workers. Called once, from the agent's loop.
  *
  * 1. Nothing is started unless everything that can be checked before has been.
- * 2. What fails here is the launcher's own failure, not a rank's; what is already running is ended by
- *    the loop, not here.
+ * 2. What fails here is the launcher's own failure, not a rank's; what is already running is ended
+ *    by the loop, not here.
  * 3. Nothing that is made here has a name in a file system: the daemon listens on an abstract
  *    socket, its configuration and the workers' jobs are memfds.
  */
@@ -58,7 +58,7 @@ static int daemon_config(struct agent *a, struct err *err)
 	const struct launch *launch = &a->launch;
 	struct json j;
 
-	/* What a user reads at level info are his ranks; the daemon's own story starts one below. */
+	/* What a user reads at level info are the ranks; the daemon's own story starts below. */
 	int level = launch->log_level == LOG_LEVEL_INFO ? LOG_LEVEL_WARN : launch->log_level;
 
 	json_init(&j);

@@ -1,6 +1,7 @@
 /*
  * The job's cgroup. The agent makes it before the first worker, workers enter it themselves between
- * fork and exec, and the agent removes it when everything has ended; dsrun does where the agent is gone.
+ * fork and exec, and the agent removes it when everything has ended; dsrun does where the agent is
+ * gone.
  *
  * A cgroup tree has one writer. Ours to write is what was delegated: the directory belongs to this
  * user, or carries systemd's delegation mark, or is the root of our cgroup namespace. Anywhere else
@@ -29,7 +30,9 @@ static int own_path(char *ret, size_t bytes, struct err *err)
 	while (fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
 		if (strncmp(line, "0::", 3) == 0) {
-			rc = (size_t)snprintf(ret, bytes, "%s", line + 3) < bytes ? 0 : -ENAMETOOLONG;
+			int len = snprintf(ret, bytes, "%s", line + 3);
+
+			rc = (size_t)len < bytes ? 0 : err_sys(err, -ENAMETOOLONG, "cgroup");
 			break;
 		}
 	}

@@ -1,6 +1,6 @@
 /*
- * A cgroup (version 2) of the job's own, beneath the one we are in, so that its workers can be killed
- * in one stroke that no fork outruns. Only where that is ours to make: see cgroup.c.
+ * A cgroup (version 2) of the job's own, beneath the one we are in, so that its workers can be
+ * killed in one stroke that no fork outruns. Only where that is ours to make: see cgroup.c.
  */
 #ifndef LAUNCHER_CGROUP_H
 #define LAUNCHER_CGROUP_H

@@ -1,6 +1,7 @@
 /*
- * dsrun: trains what a train.yaml describes. This file leads from the command line to an exit status;
- * supervise.c runs the job, agent.c is the other end of it (`dsrun agent`, which dsrun starts itself).
+ * dsrun: trains what a train.yaml describes. This file leads from the command line to an exit
+ * status; supervise.c runs the job, agent.c is the other end of it (`dsrun agent`, which dsrun
+ * starts itself).
  *
  * 1. Everything that can be wrong before the first process starts is found before.
  * 2. With --summary, the file is written whatever happens after the command line was understood.
@@ -59,8 +60,8 @@ static int prepare(const struct options *o, struct prepared *ret, struct err *er
 	if (rc == 0)
 		rc = arch_make(&ret->config, &ret->arch, err);
 	if (rc == 0)
-		rc = plan_make(&ret->config, ret->doc, ret->arch, (unsigned)ret->config.device.count,
-			       &ret->plan, err);
+		rc = plan_make(&ret->config, ret->doc, ret->arch,
+			       (unsigned)ret->config.device.count, &ret->plan, err);
 	return rc;
 }
 
@@ -282,7 +283,8 @@ static int look(const struct options *o)
 
 	if (rc == 0 && o->plan)
 		rc = print_plan(o, &prepared, &err);
-	if (rc == 0 && o->check && !o->quiet && (printf("%s: good\n", o->config) < 0 || fflush(stdout) != 0))
+	if (rc == 0 && o->check && !o->quiet &&
+	    (printf("%s: good\n", o->config) < 0 || fflush(stdout) != 0))
 		rc = err_sys(&err, -errno, "standard output");
 	if (rc < 0)
 		fprintf(stderr, "dsrun: %s\n", err.text);

@@ -1,6 +1,6 @@
 /*
- * struct launch as text and back: JSON out, and in through the configuration reader. Two texts, since the
- * job has a form of its own (offload/job.h), which the agent completes and passes on.
+ * struct launch as text and back: JSON out, and in through the configuration reader. Two texts,
+ * since the job has a form of its own (offload/job.h), which the agent completes and passes on.
  */
 #include "launcher/launch.h"
 
@@ -114,7 +114,7 @@ static int parse_launch(const char *text, size_t len, struct launch *ret, struct
 int launch_parse(const char *text, size_t len, struct launch *ret, struct launch_docs *ret_docs,
 		 struct err *err)
 {
-	const char *nul = memchr(text, '\0', len);
+	const char *nul = memchr(text, '\0', len), *job = nul ? nul + 1 : NULL;
 	struct launch_docs docs = {0};
 	struct launch launch;
 	int rc = nul ? 0 : err_set(err, ERR_PROTOCOL, "launch: no job");
@@ -122,7 +122,7 @@ int launch_parse(const char *text, size_t len, struct launch *ret, struct launch
 	if (rc == 0)
 		rc = parse_launch(text, (size_t)(nul - text), &launch, &docs.launch, err);
 	if (rc == 0)
-		rc = job_parse(nul + 1, len - (size_t)(nul + 1 - text), &launch.job, &docs.job, err);
+		rc = job_parse(job, len - (size_t)(job - text), &launch.job, &docs.job, err);
 	if (rc < 0) {
 		launch_docs_done(&docs);
 		if (rc == ERR_CONFIG)

@@ -1,8 +1,8 @@
 /*
  * What dsrun and its agent say to each other, over the agent's standard input and output: frames of
  * a head and a payload, in the byte order of the machine (both ends are one binary). A frame is
- * at most LINK_BYTES_MAX long, every field is checked before use, and a frame that makes no sense ends
- * the link: each side then ends what it started.
+ * at most LINK_BYTES_MAX long, every field is checked before use, and a frame that makes no sense
+ * ends the link: each side then ends what it started.
  *
  *   dsrun                      agent
  *                           <- HELLO    magic, version, pid, host
@@ -93,7 +93,7 @@ struct link_exited {
 	int32_t how;	/* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
 	int32_t status; /* exit code or signal */
 	uint32_t ours;	/* enum link_ours */
-	uint32_t oom;	/* 1: the kernel's log says that it killed this process for lack of memory */
+	uint32_t oom;	/* 1: the kernel's log says that it killed it for lack of memory */
 	uint32_t pad;
 	uint64_t started_ns, at_ns;
 };

@@ -1,7 +1,7 @@
 /*
- * The command line: one table of options, from which parsing, "did you mean" and the checks of what goes
- * together work. Written by hand because getopt_long accepts abbreviations, which turn into other
- * options when new ones come.
+ * The command line: one table of options, from which parsing, "did you mean" and the checks of
+ * what goes together work. Written by hand because getopt_long accepts abbreviations, which turn
+ * into other options when new ones come.
  */
 #include "launcher/options.h"
 
@@ -251,7 +251,8 @@ int options_parse(int argc, char *const *argv, struct options *ret, struct err *
 			if (rc < 0)
 				return rc;
 		} else if (ret->config) {
-			return err_set(err, ERR_USAGE, "'%s': one configuration file only, and '%s' was given",
+			return err_set(err, ERR_USAGE,
+				       "'%s': one configuration file only, and '%s' was given",
 				       argv[i], ret->config);
 		} else {
 			ret->config = argv[i];

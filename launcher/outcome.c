@@ -162,7 +162,9 @@ char *outcome_report(const struct outcome *o)
 		fprintf(f, "stopped by %s%s\n",
 			o->stop_signal == SIGPIPE ? "the end of whoever read its output"
 						  : outcome_signal_name(o->stop_signal, name),
-			o->stop_clean ? "" : "; ranks had to be killed, what was not in a checkpoint is lost");
+			o->stop_clean ? ""
+				      : "; ranks had to be killed, what was not in a checkpoint is "
+					"lost");
 	} else if (o->status == OUTCOME_FAILED) {
 		print_who(f, o);
 		print_what(f, o);

@@ -2,9 +2,9 @@
  * Standard output and error of dsrun. Called from dsrun's only thread.
  *
  * 1. A line is in the queue whole or not at all, so lines of ranks never mix.
- * 2. A terminal held by ^S or a reader that stalls must not stop supervision, and its descriptors are
- *    shared with others, so they stay blocking: writes are made only when poll says there is room, and
- *    no larger than the room it promises.
+ * 2. A terminal held by ^S or a reader that stalls must not stop supervision, and its descriptors
+ *    are shared with others, so they stay blocking: writes are made only when poll says there is
+ *    room, and no larger than the room it promises.
  * 3. The live line is drawn only when the queue is empty, and erased before any other line.
  */
 #include "launcher/screen.h"
@@ -195,7 +195,7 @@ static void draw_live(struct screen *s, uint64_t now_ns)
 		return;
 	if (ioctl(out->fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
 		columns = size.ws_col;
-	/* One column stays free: a full line makes some terminals wrap, and then it cannot be erased. */
+	/* One column stays free: a full line makes some terminals wrap, beyond erasing. */
 	put(out, ERASE, strlen(ERASE));
 	put(out, s->live, cut(s->live, columns - 1));
 	s->live_shown = true;

@@ -7,8 +7,8 @@
  *    signal mask, and its own process group.
  * 3. With die_with_parent the child cannot outlive the parent: the death signal is set first, and
  *    a parent that was gone before is noticed by getppid.
- * 4. What fails between fork and exec arrives at the parent as one record, smaller than PIPE_BUF and so
- *    whole, through a pipe that exec closes.
+ * 4. What fails between fork and exec arrives at the parent as one record, smaller than PIPE_BUF
+ *    and so whole, through a pipe that exec closes.
  */
 #include "launcher/spawn.h"
 
@@ -38,7 +38,7 @@ static void child_fail(int error_fd, int code, const char *text)
 	struct spawn_error record = {.code = code};
 
 	snprintf(record.text, sizeof(record.text), "%s", text);
-	/* Nobody can be told when even this fails; the exit status still says that it did not run. */
+	/* Nobody can be told when even this fails; the exit status says that it did not run. */
 	ssize_t put = write(error_fd, &record, sizeof(record));
 	_exit(put == (ssize_t)sizeof(record) ? 127 : 126);
 }

@@ -40,14 +40,14 @@ struct spawned {
 int spawn_start(const struct spawn *spawn, struct spawned *ret, struct err *err);
 
 /*
- * 1: the program runs. 0: not known yet, error_fd will be readable. Negative: it never ran, why is in
- * err, and the child is about to end by itself.
+ * 1: the program runs. 0: not known yet, error_fd will be readable. Negative: it never ran, why is
+ * in err, and the child is about to end by itself.
  */
 int spawn_result(int error_fd, struct err *err);
 
 /*
- * An environment: ours, with `count` "NAME=value" strings in place of what ours says of NAME; "NAME"
- * alone takes NAME away. NULL when memory ran out.
+ * An environment: ours, with `count` "NAME=value" strings in place of what ours says of NAME;
+ * "NAME" alone takes NAME away. NULL when memory ran out.
  */
 char **spawn_environment(char *const *ours, const char *const *set, size_t count);
 void spawn_environment_free(char **env);

@@ -1,6 +1,6 @@
 /*
- * One JSON object out of what dsrun knows and what the worker wrote. The worker's object is text from
- * another process: it is scanned, not trusted, and only whole members are copied.
+ * One JSON object out of what dsrun knows and what the worker wrote. The worker's object is text
+ * from another process: it is scanned, not trusted, and only whole members are copied.
  */
 #include "launcher/summary.h"
 

@@ -9,8 +9,8 @@
 #include "launcher/outcome.h"
 
 /*
- * Writes it, atomically: how the job ended, `adds` ("KEY=VALUE": a number, true, false or else a string),
- * and the members of the worker's own summary that do not say the same.
+ * Writes it, atomically: how the job ended, `adds` ("KEY=VALUE": a number, true, false or else a
+ * string), and the members of the worker's own summary that do not say the same.
  */
 int summary_write(const char *path, const struct outcome *outcome, const char *const *adds,
 		  size_t add_count, struct err *err);

@@ -1,7 +1,8 @@
 /*
- * dsrun while its job runs: one thread, one poll loop over the agent's link, the agent itself, signals
- * and the screen. The agent ends the ranks when one fails; what is decided here is what users ask
- * for, and what to do when the agent does not answer. As in agent.c, events meet states in a table.
+ * dsrun while its job runs: one thread, one poll loop over the agent's link, the agent itself,
+ * signals and the screen. The agent ends the ranks when one fails; what is decided here is what
+ * users ask for, and what to do when the agent does not answer. As in agent.c, events meet states
+ * in a table.
  *
  *   START -hello-> RUN -signal-> STOP -signal, timeout-> KILL
  *                     \-failure-> FAIL
@@ -11,8 +12,8 @@
  * 1. dsrun is a subreaper: when the agent dies, whatever it had started is ours, and is killed.
  * 2. END is reached only after a look at the process tree that found no descendant, or after
  *    UNKILLABLE_NS.
- * 3. A stalled terminal stops output, and with it ranks that print; never signals, and never the end
- *    of a job that failed, which is the agent's affair.
+ * 3. A stalled terminal stops output, and with it ranks that print; never signals, and never the
+ *    end of a job that failed, which is the agent's affair.
  */
 #include "launcher/supervise.h"
 
@@ -513,8 +514,8 @@ static int start_agent(struct super *s, struct err *err)
 	if (rc == 0)
 		rc = pipe_pair(errs, 0, err);
 	if (rc == 0) {
-		/* No death signal: the agent has to outlive us for as long as it takes to end the job,
-		 * and learns of our end by that of its link. */
+		/* No death signal: the agent has to outlive us for as long as it takes to end the
+		 * job, and learns of our end by that of its link. */
 		struct spawn spawn = {
 			.path = "/proc/self/exe",
 			.argv = argv,
@@ -633,7 +634,8 @@ static void close_super(struct super *s)
 
 void supervise_fail(struct outcome *ret, const struct err *err)
 {
-	*ret = (struct outcome){.status = OUTCOME_FAILED, .who = OUTCOME_LAUNCHER, .code = err->code};
+	*ret = (struct outcome){
+		.status = OUTCOME_FAILED, .who = OUTCOME_LAUNCHER, .code = err->code};
 	snprintf(ret->text, sizeof(ret->text), "%s", err->text);
 	ret->exit_status = outcome_exit_status(ret);
 }
@@ -641,7 +643,12 @@ void supervise_fail(struct outcome *ret, const struct err *err)
 struct job_view *supervise_run(const struct supervise *config, struct outcome *ret)
 {
 	struct super s = {
-		.config = config, .outcome = ret, .to_agent = -1, .from_agent = -1, .agent_err = -1};
+		.config = config,
+		.outcome = ret,
+		.to_agent = -1,
+		.from_agent = -1,
+		.agent_err = -1,
+	};
 	struct err err = {0};
 
 	s.began_ns = now_ns();

@@ -19,8 +19,8 @@ struct supervise {
 struct job_view; /* what the outcome borrows from */
 
 /*
- * Runs the job to its end, whatever that is; nothing of it is left when this returns. *ret is always
- * whole. The view must be freed after the last use of *ret.
+ * Runs the job to its end, whatever that is; nothing of it is left when this returns. *ret is
+ * always whole. The view must be freed after the last use of *ret.
  */
 struct job_view *supervise_run(const struct supervise *config, struct outcome *ret);
 

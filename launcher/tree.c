@@ -1,6 +1,6 @@
 /*
- * Reads the process tree out of /proc. Called by agent and dsrun, each a subreaper, when the job ends:
- * whatever a worker left behind has become our descendant and nobody else's.
+ * Reads the process tree out of /proc. Called by agent and dsrun, each a subreaper, when the job
+ * ends: whatever a worker left behind has become our descendant and nobody else's.
  *
  * 1. A pid is signalled only through a pidfd, and only when the process behind it still has the
  *    start time that was read with its place in the tree: a pid used anew is left alone.
@@ -52,13 +52,14 @@ static int read_process(pid_t pid, struct tree_process *ret)
 		return 0;
 	text[got] = '\0';
 
-	/* The name in brackets may itself hold anything, brackets too: fields count from its end. */
+	/* The name in brackets may hold anything, brackets too: fields count from its end. */
 	char *fields = strrchr(text, ')');
 	int parent;
 	*ret = (struct tree_process){.pid = pid};
 	if (!fields ||
 	    sscanf(fields + 1,
-		   " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+		   " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u"
+		   " %*d %*d %*d %*d %*d %*d %llu",
 		   &ret->state, &parent, &ret->flags, &ret->start) != 4)
 		return 0;
 	ret->parent = parent;
@@ -112,7 +113,8 @@ static struct tree_process *find(struct tree *tree, pid_t pid)
 }
 
 /* Marks every process on the way up from `process` as what the end of the way says. */
-static enum tree_mark mark(struct tree *tree, struct tree_process *process, pid_t root, pid_t except)
+static enum tree_mark mark(struct tree *tree, struct tree_process *process, pid_t root,
+			   pid_t except)
 {
 	enum tree_mark found = TREE_OTHER;
 	struct tree_process *p = process;

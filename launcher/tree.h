@@ -11,7 +11,8 @@
 /*
  * Sends SIGKILL to every descendant of the calling process but `except` (0: none) and what descends
  * from it. Returns how many there were, zombies of others included, or a negative code. The caller,
- * a subreaper, reaps and calls again until nothing is left: a process may fork while being looked at.
+ * a subreaper, reaps and calls again until nothing is left: a process may fork while being looked
+ * at.
  */
 int tree_kill(pid_t except, struct err *err);
 

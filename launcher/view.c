@@ -377,7 +377,7 @@ static void outcome_of_rank(const struct job_view *view, struct outcome *ret)
 	if (rank->said)
 		snprintf(ret->text, sizeof(ret->text), "%s", rank->said);
 	memcpy(ret->cores, rank->cores, sizeof(ret->cores));
-	/* A program that could not be run is the launcher's failure, whatever its child returned. */
+	/* A program that could not be run is our failure, whatever its child returned. */
 	if (rank->ended && !view->failure.code)
 		ret->exited = rank->exited;
 }

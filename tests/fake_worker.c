@@ -1,8 +1,8 @@
 /*
- * Stands in for dsworker and dsoffloadd in the launcher's tests: does what a script says. Not a test.
+ * Stands in for dsworker and dsoffloadd in the launcher's tests: does what a script says.
  *
- * As a worker (RANK is set) the script is $FAKE_<rank>, else $FAKE_ALL; as a daemon ($LISTEN_FDS is set)
- * $FAKE_DAEMON, then accepting and holding connections until SIGTERM; its exit status is
+ * As a worker (RANK is set) the script is $FAKE_<rank>, else $FAKE_ALL; as a daemon ($LISTEN_FDS
+ * is set) $FAKE_DAEMON, then accepting and holding connections until SIGTERM; its exit status is
  * $FAKE_DAEMON_END, else 0. Commands, separated by ';':
  *
  *   exit N            _exit(N)                    signal N      dies of that signal
@@ -14,10 +14,11 @@
  *   orphans N         grandchildren in sessions of their own, SIGTERM ignored, that sleep for ever
  *   out TEXT, err TEXT, bare TEXT (no newline), flood KIB (lines of 100), long BYTES (one line)
  *   note, step, live, summary, fail TEXT          reports
- *   nonsense          bytes that are no report    check         descriptors and environment, or exit 99
+ *   nonsense          bytes that are no report
+ *   check             its descriptors and environment, or exits 99
  *   binary            all 256 bytes and a newline
  *   daemon            connects, waits until the daemon hangs up, reports failure, exits 69
- *   lines             as `out`, N lines "line i"
+ *   lines N           "line 0" and so on to standard error
  */
 #include <dirent.h>
 #include <errno.h>
@@ -185,7 +186,7 @@ static void check(void)
 	while ((entry = readdir(dir)) != NULL) {
 		int fd = atoi(entry->d_name);
 
-		must(entry->d_name[0] == '.' || fd < 6 || fd == dirfd(dir), "a descriptor too many");
+		must(entry->d_name[0] == '.' || fd < 6 || fd == dirfd(dir), "one too many");
 	}
 	closedir(dir);
 	must(read(JOB_FD_JOB, text, sizeof(text)) > 0 && strstr(text, "config_text"), "job");

@@ -1,6 +1,6 @@
 /*
- * The bed of the launcher's tests. Every process of a job inherits FAKE_MARK, so that whatever is left of
- * it is found in /proc by its environment, wherever setsid and forks have taken it.
+ * The bed of the launcher's tests. Every process of a job inherits FAKE_MARK, so that whatever is
+ * left of it is found in /proc by its environment, wherever setsid and forks have taken it.
  */
 #include "tests/launcher_bed.h"
 
@@ -77,7 +77,8 @@ static void child(const struct bed *bed, char *const *argv)
 	if (bed->ignore_hup)
 		signal(SIGHUP, SIG_IGN);
 	/* The end of a test that fails must be the end of its job. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || dup2(out, 1) < 0 || dup2(bed->err, 2) < 0 || setpgid(0, 0) < 0)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || dup2(out, 1) < 0 || dup2(bed->err, 2) < 0 ||
+	    setpgid(0, 0) < 0)
 		_exit(98);
 	execv(argv[0], argv);
 	_exit(98);
@@ -156,7 +157,7 @@ static unsigned long long start_of(pid_t pid)
 	return start;
 }
 
-/* Processes of the job but dsrun itself that have `what`, and the oldest: a worker, not its child. */
+/* Processes of the job, not dsrun itself, that have `what`; the oldest is no worker's child. */
 static unsigned count(const struct bed *bed, const char *what, pid_t *ret_pid)
 {
 	DIR *proc = opendir("/proc");
@@ -202,7 +203,8 @@ static pid_t find_agent(const struct bed *bed)
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd >= 0 && read(fd, text, sizeof(text)) == 12 && !memcmp(text, "dsrun\0agent", 12))
+		if (fd >= 0 && read(fd, text, sizeof(text)) == 12 &&
+		    !memcmp(text, "dsrun\0agent", 12))
 			found = pid;
 		if (fd >= 0)
 			close(fd);
@@ -233,8 +235,27 @@ void bed_await(struct bed *bed, const char *what, unsigned wanted)
 	uint64_t until = bed_now_ns() + WAIT_NS;
 
 	while (count(bed, what, NULL) != wanted) {
-		ck_assert_msg(bed_now_ns() < until, "%u processes with %s never came", wanted, what);
+		ck_assert_msg(bed_now_ns() < until, "%u processes with %s never came", wanted,
+			      what);
 		breathe();
+	}
+}
+
+void bed_await_zombie(pid_t pid)
+{
+	uint64_t until = bed_now_ns() + WAIT_NS;
+	char path[64], text[256], state = ' ';
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	while (state != 'Z') {
+		FILE *f = fopen(path, "re");
+		const char *at = f && fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
+
+		if (f)
+			fclose(f);
+		if (at)
+			state = at[2];
+		ck_assert_msg(bed_now_ns() < until, "%d does not end", (int)pid);
 	}
 }
 
@@ -345,7 +366,8 @@ static double load(void)
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu0);
 	do
 		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu1);
-	while ((cpu1.tv_sec - cpu0.tv_sec) * 1000000000ll + (cpu1.tv_nsec - cpu0.tv_nsec) < 20000000);
+	while ((cpu1.tv_sec - cpu0.tv_sec) * 1000000000ll + (cpu1.tv_nsec - cpu0.tv_nsec) <
+	       20000000);
 	return (double)(bed_now_ns() - began) / 20e6;
 }
 
@@ -360,7 +382,7 @@ void bed_check_time(const struct bed *bed, unsigned ms)
 		return;
 	factor = load();
 	if (factor > 1.2 || getenv("SAN")) {
-		printf("took %.0f ms, %u ms promised; the machine is loaded (%.1f): 10 times that\n",
+		printf("took %.0f ms, %u ms promised; the machine is loaded (%.1f): 10 times\n",
 		       took, ms, factor);
 		bound *= 10;
 	}

@@ -43,8 +43,11 @@ void bed_wait(struct bed *bed);
 void bed_run(struct bed *bed);
 void bed_done(struct bed *bed);
 
-/* Waits until as many processes of the job say `what` in their environment ("RANK="), at most 30 s. */
+/* Waits until as many processes of the job have `what` ("RANK=") in their environment. */
 void bed_await(struct bed *bed, const char *what, unsigned count);
+
+/* Waits until a process has ended and is not reaped yet. */
+void bed_await_zombie(pid_t pid);
 
 /* Waits until dsrun has printed `text`. */
 void bed_await_text(struct bed *bed, int fd, const char *text);
@@ -59,8 +62,8 @@ void bed_check_names(const struct bed *bed);
 unsigned bed_left(const struct bed *bed);
 
 /*
- * A promise: ended no later than `ms` after a worker's stamp, or after epoch_ns where none was made; on a
- * loaded machine tenfold.
+ * A promise: ended no later than `ms` after a worker's stamp, or after epoch_ns where none was
+ * made; on a loaded machine tenfold.
  */
 void bed_check_time(const struct bed *bed, unsigned ms);
 

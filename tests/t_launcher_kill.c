@@ -1,9 +1,9 @@
 /*
- * kill -9 of any process of a job at ten moments of its life. The goal: the report names who was killed,
- * the exit status is 137, and within half a second plus the grace nothing is left: no process, also
- * when workers ignore SIGTERM and have grandchildren that called setsid, no socket, no cgroup. The
- * method: as in t_launcher.c; moments are counted from the start of dsrun, and a process that is not
- * there yet at its moment is killed as soon as it is.
+ * kill -9 of any process of a job at ten moments of its life. The goal: the report names who was
+ * killed, the exit status is 137, and within half a second plus the grace nothing is left: no
+ * process, also when workers ignore SIGTERM and have grandchildren that called setsid, no socket,
+ * no cgroup. The method: as in t_launcher.c; moments are counted from the start of dsrun, and a
+ * process that is not there yet at its moment is killed as soon as it is.
  */
 #include <check.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /*
- * What dsrun prints and writes. The goal: whole lines under their rank's number whatever bytes are in
- * them, copies byte by byte, reports by kind, a live line that leaves no trace, a summary in every case,
- * and a reader that stalls stops nothing but output. The method: as in t_launcher.c, with pipes and a
- * pseudo-terminal for standard output.
+ * What dsrun prints and writes. The goal: whole lines under their rank's number whatever bytes are
+ * in them, copies byte by byte, reports by kind, a live line that leaves no trace, a summary in
+ * every case, and a reader that stalls stops nothing but output. The method: as in t_launcher.c,
+ * with pipes and a pseudo-terminal for standard output.
  */
 #include <check.h>
 #include <errno.h>
@@ -161,8 +161,8 @@ START_TEST(live_line)
 	int master, slave;
 	struct winsize size = {.ws_row = 24, .ws_col = 20};
 	struct bed bed = {.env = {"FAKE_ALL=exit 0", "TERM=xterm",
-				  "FAKE_0=live step 1 of 10, loss 5.2, 3 tok/s;step S;until 300;note N;"
-				  "live \xc3\xa4\xc3\xa4\xc3\xa4;until 600;exit 0"}};
+				  "FAKE_0=live step 1 of 10, loss 5.2, 3 tok/s;step S;until 300;"
+				  "note N;live \xc3\xa4\xc3\xa4\xc3\xa4;until 600;exit 0"}};
 
 	ck_assert_int_eq(openpty(&master, &slave, NULL, NULL, &size), 0);
 	fcntl(master, F_SETFD, FD_CLOEXEC);
@@ -182,7 +182,9 @@ START_TEST(live_line)
 }
 END_TEST
 
-/* Nobody reads for a while. Rank 1 is killed meanwhile: the job must end, and then be told whole. */
+/*
+ * Nobody reads for a while. Rank 1 is killed meanwhile: the job must end, and then be told whole.
+ */
 START_TEST(stalled_reader)
 {
 	int ends[2], waiting = 0, full;
@@ -237,9 +239,11 @@ START_TEST(summary)
 	char path[256], one[128];
 	struct bed bed = {
 		.env = {"FAKE_ALL=exit 0",
-			"FAKE_0=summary {\"status\": \"mine\", \"loss\":[1,2.5], \"who\":{\"a\":null}}; exit 0",
+			"FAKE_0=summary {\"status\": \"mine\", \"loss\":[1,2.5], "
+			"\"who\":{\"a\":null}}; exit 0",
 			one},
-		.args = {"--summary", path, "--summary-add", "k=1e-3", "--summary-add=w=two words"}};
+		.args = {"--summary", path, "--summary-add", "k=1e-3",
+			 "--summary-add=w=two words"}};
 
 	scratch(path, "summary.json");
 	snprintf(one, sizeof(one), "FAKE_1=until 200;%s", summaries[_i].one);
@@ -315,7 +319,8 @@ static const struct {
 	{{"--summary-add", "a=1", "x.yaml"}, 64, "--summary-add goes with --summary only"},
 	{{"--summary", "s", "--summary-add", "a", "x.yaml"}, 64, "is not KEY=VALUE"},
 	{{"--summary", "s", "--summary-add", "status=1", "x.yaml"}, 64, "dsrun writes that itself"},
-	{{"--summary", "s", "--summary-add=a=1", "--summary-add=a=2", "x.yaml"}, 64, "'a=1' and 'a=2'"},
+	{{"--summary", "s", "--summary-add=a=1", "--summary-add=a=2", "x.yaml"}, 64,
+	 "'a=1' and 'a=2'"},
 	{{"--summary", "", "x.yaml"}, 64, "--summary: needs a value"},
 	{{"/nowhere/x.yaml"}, 66, "/nowhere/x.yaml"},
 	{{"-n", "/nowhere/x.yaml"}, 66, "/nowhere/x.yaml"},
@@ -344,7 +349,8 @@ static const struct {
 	const char *text;
 } outputs[] = {
 	{{"--summary", "/nowhere/s.json"}, 73, "--summary /nowhere/s.json: No such file"},
-	{{"--export", "/nowhere/w.safetensors"}, 73, "--export /nowhere/w.safetensors: No such file"},
+	{{"--export", "/nowhere/w.safetensors"}, 73,
+	 "--export /nowhere/w.safetensors: No such file"},
 	{{"--tee", "/nowhere/logs"}, 73, "/nowhere/logs: No such file"},
 	{{"-n"}, 0, ""},
 	{{"--plan"}, 0, ""},

@@ -1,8 +1,8 @@
 /*
- * The launcher's parts by themselves. Link: frames survive any cut of the stream, and random bytes are
- * refused without harm. Lines, tail, JSON members, launch text: against what they must give. Agent: a
- * real one is fed nonsense, and must end, with what it had started. Seeds are fixed; a failure prints
- * its own.
+ * The launcher's parts by themselves. Link: frames survive any cut of the stream, and random bytes
+ * are refused without harm. Lines, tail, JSON members, launch text: against what they must give.
+ * Agent: a real one is fed nonsense, and must end, with what it had started. Seeds are fixed; a
+ * failure prints its own.
  */
 #include <check.h>
 #include <errno.h>
@@ -110,7 +110,8 @@ END_TEST
 
 START_TEST(link_lengths_are_exact)
 {
-	struct link_frame frame = {.head = {.type = LINK_SIGNAL, .bytes = 4}, .payload = (void *)"abcd"};
+	struct link_frame frame = {.head = {.type = LINK_SIGNAL, .bytes = 4},
+				   .payload = (const uint8_t *)"abcd"};
 	char head[8], more;
 	const char *text = &more;
 	size_t len;
@@ -139,7 +140,8 @@ START_TEST(link_random_bytes)
 		pipe_of_two(ends);
 		link_in_init(&in, ends[0]);
 		for (size_t i = 0; i < sizeof(noise); i++)
-			noise[i] = (unsigned char)rng_u64(SEED, round, i / 8) & (round % 3 ? 0xff : 3);
+			noise[i] = (unsigned char)(rng_u64(SEED, round, i / 8) &
+						   (round % 3 ? 0xff : 3));
 		ck_assert_int_eq(write(ends[1], noise, sizeof(noise)), sizeof(noise));
 		int rc = link_read(&in, &err);
 		while (rc > 0 && (rc = link_next(&in, &frame, &err)) > 0)
@@ -297,7 +299,8 @@ START_TEST(launch_mutations)
 
 		memcpy(copy, text, len);
 		for (unsigned i = 0; round >= len && i < 3; i++)
-			copy[rng_below(SEED, 2 * i, round, len)] = (char)rng_u64(SEED, 9 + i, round);
+			copy[rng_below(SEED, 2 * i, round, len)] =
+				(char)rng_u64(SEED, 9 + i, round);
 		if (launch_parse(copy, cut, &back, &docs, &err) == 0)
 			launch_docs_done(&docs);
 	}
