@@ -6,6 +6,7 @@
 #   make all | lint | bench | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
+DSRUN_VERSION := 0.1.0
 PREFIX     ?= /usr/local
 bindir     ?= $(PREFIX)/bin
 sbindir    ?= $(PREFIX)/sbin
@@ -130,7 +131,7 @@ check-thread: deps-check
 check-thread-run: all tests
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh $(TESTS_THREAD:%=$(B)/tests/%) $(TEST_SCRIPTS_THREAD)
 
-lint: check-layers check-headers check-isa check-owners check-includes check-man check-shell
+lint: check-layers check-headers check-isa check-owners check-includes check-man check-shell check-text
 check-headers: $(patsubst %.h,$(B)/hdr/%.ok,$(wildcard */*.h))
 $(B)/hdr/%.ok: %.h
 	$(Q)mkdir -p $(@D); $(CC) $(c_flags) $(if $(findstring _avx512.h,$<),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma) \

@@ -1,4 +1,3 @@
-DSRUN_VERSION   ?= 0.1.0
 MODULES         += daemon
 daemon_NOTIFY   := daemon/notify_$(if $(SYSTEMD),systemd,none).c
 daemon_SRCS     := $(filter-out daemon/notify_% daemon/dsoffloadd.c daemon/dsctl.c,\

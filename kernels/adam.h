@@ -8,7 +8,7 @@
  *	g = grad * grad_scale
  *	m = fma(1 - beta1, g - m, m)
  *	v = fma((1 - beta2) * g, g, beta2 * v)
- *	p = p * (1 - lr * decay)				(only the first decay_count elements)
+ *	p = p * (1 - lr * decay)		(only the first decay_count elements)
  *	p = fma(-lr / (1 - beta1^t), m / (sqrt(v) / sqrt(1 - beta2^t) + eps), p)
  */
 #ifndef KERNELS_ADAM_H

@@ -2,10 +2,10 @@
  * OpenBLAS's single-precision product, loaded when the first cpu device opens. Called by
  * linear_cpu.c from the threads of a team.
  *
- * It is loaded at run time, not linked: OpenBLAS starts a pool of threads, one a core, the moment it
- * is loaded. A process that only steps Adam has no use for them, nor has a worker: the team splits
- * the work, into tiles that do not depend on the number of threads, so that the bits do not either.
- * OPENBLAS_NUM_THREADS=1 must be said before loading, and is said here.
+ * It is loaded at run time, not linked: OpenBLAS starts a pool of threads, one a core, the moment
+ * it is loaded. A process that only steps Adam has no use for them, nor has a worker: the team
+ * splits the work, into tiles that do not depend on the number of threads, so that the bits do not
+ * either. OPENBLAS_NUM_THREADS=1 must be said before loading, and is said here.
  *
  * Invariants:
  * 1. A product runs in the thread that calls it, whatever the user's OPENBLAS_NUM_THREADS says.

@@ -10,7 +10,8 @@
  * 2. An event is a place in a stream: (stream, number of the last item before the record). It is
  *    complete when the stream has completed that item; recording costs no item.
  * 3. An item that waits for an event waits for an item enqueued earlier (in the order of the
- *    callers), hence there is no cycle, and an item always completes: after a failure it is skipped.
+ *    callers), hence there is no cycle, and an item always completes: after a failure it is
+ *    skipped.
  * 4. A thread holds one stream's or event's lock at a time.
  */
 #include "kernels/internal.h"

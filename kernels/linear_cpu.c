@@ -83,7 +83,8 @@ static void widen_run(struct cpu_team *team, struct widening *w)
 }
 
 /*
- * c (+)= a op(w) with w stored as [w_rows][w_cols]; b_transposed says that c's columns are w's rows.
+ * c (+)= a op(w) with w stored as [w_rows][w_cols]; b_transposed says that c's columns are w's
+ * rows.
  */
 static void product_with_weight(struct cpu_team *team, struct product *p, const struct linear *l,
 				size_t w_cols)

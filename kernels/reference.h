@@ -53,7 +53,7 @@ struct reference_embedding {
 void reference_embedding_forward(const struct reference_embedding *e);
 void reference_embedding_backward(const struct reference_embedding *e);
 
-/* Returns the sum of -log p(target); dlogits (may be NULL) is overwritten by scale times its gradient. */
+/* Returns the sum of -log p(target); dlogits, if any, becomes scale times its gradient. */
 double reference_cross_entropy(size_t rows, size_t vocab, const double *logits,
 			       const uint32_t *targets, double scale, double *dlogits);
 

@@ -1,4 +1,4 @@
-/* The exponential function over sixteen lanes; included after a vec header, the scalar one if none. */
+/* The exponential over sixteen lanes; included after a vec header, the scalar one if none. */
 #ifndef KERNELS_VEC_EXP_H
 #define KERNELS_VEC_EXP_H
 

@@ -1,5 +1,4 @@
 # dsrun and its agent: one binary. Everything but main() is in the archive, so that tests reach it.
-DSRUN_VERSION   ?= 0.1.0
 MODULES         += launcher
 launcher_SRCS   := $(filter-out launcher/dsrun.c,$(sort $(wildcard launcher/*.c)))
 launcher_USES   := offload comm nvme kernels common

@@ -36,10 +36,10 @@ struct arch_unit {
 };
 
 /*
- * One phase of a pass: what is enqueued at a time. `unit` is the unit whose parameters it reads (-1:
- * none), grad_unit the one whose gradient it adds to (-1: none), grad_last its last contribution of
- * the micro-batch. act_in and act_out are the checkpointed activations it reads and writes (-1:
- * none); act_in_last: nobody reads it after.
+ * One phase of a pass: what is enqueued at a time. `unit` is the unit whose parameters it reads
+ * (-1: none), grad_unit the one whose gradient it adds to (-1: none), grad_last its last
+ * contribution of the micro-batch. act_in and act_out are the checkpointed activations it reads and
+ * writes (-1: none); act_in_last: nobody reads it after.
  */
 struct arch_phase {
 	int kind; /* the architecture's own */

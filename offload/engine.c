@@ -1,6 +1,6 @@
 /*
- * The ZeRO engine: opening and closing, and the order of a pass. Called by the worker's thread only;
- * pieces of it run on the device's streams.
+ * The ZeRO engine: opening and closing, and the order of a pass. Called by the worker's thread
+ * only; pieces of it run on the device's streams.
  *
  *	           copy_in               comm                 compute            copy_out
  *	arena ------------> gather slot --all-gather--> unit --phase--> gradient
@@ -14,8 +14,8 @@
  * Invariants.
  * 1. All ranks enqueue the same collectives in the same order. Hence nothing that enqueues on the
  *    comm stream depends on what has completed: after phase k is enqueued come the gather of
- *    phase k + 1, then the reduction of k's gradient, whatever the disk is doing. The driving thread
- *    blocks for the bytes of phase k + 1 there, while the device computes phase k.
+ *    phase k + 1, then the reduction of k's gradient, whatever the disk is doing. The driving
+ *    thread blocks for the bytes of phase k + 1 there, while the device computes phase k.
  * 2. Fetches from the daemon run further ahead (zero.prefetch units) and in any order, since they
  *    are no collectives.
  * 3. A buffer is overwritten only by work ordered behind the event of its last reader.
@@ -414,7 +414,7 @@ int engine_open(const struct engine_config *config, struct engine **ret, struct 
 	return 0;
 }
 
-/* Streams, events and memory are the device's: they go with it. It is idle by then or has failed. */
+/* Streams, events and memory are the device's and go with it; it is idle or has failed. */
 struct engine *engine_free(struct engine *e)
 {
 	struct err ignored = { 0 };

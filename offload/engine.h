@@ -7,7 +7,8 @@
  *
  *	engine_step_begin(step, lr)
  *	for each micro-batch: engine_pass_begin(ENGINE_TRAIN)
- *		for each phase of arch->train: engine_phase_begin -> enqueue on compute -> engine_phase_end
+ *		for each phase of arch->train:
+ *			engine_phase_begin -> enqueue on compute -> engine_phase_end
  *		engine_pass_end
  *	engine_step_end(&norm)
  *
@@ -41,7 +42,7 @@ struct engine_config {
 	const char *job;
 };
 
-/* Allocates all device memory and opens the session. The parameters are undefined until imported. */
+/* Allocates all device memory, opens the session. Parameters are undefined until imported. */
 int engine_open(const struct engine_config *config, struct engine **ret, struct err *err);
 struct engine *engine_free(struct engine *engine);
 
@@ -82,8 +83,8 @@ int engine_exchange(struct engine *engine, const void *mine, size_t bytes, void 
  * Optimizer state by piece, for initialisation and checkpoints. A piece is this rank's elements
  * [first, first + count) of a unit, positions within the whole padded unit. master, m, v are fp32.
  * Exported pieces of all ranks together cover each element of each unit exactly once (at stage 0,
- * where ranks hold the same, each gives its partition); for import each rank sets all that it holds,
- * which at stage 0 is everything. All ranks walk the units in the same order, pieces from 0.
+ * where ranks hold the same, each gives its partition); for import each rank sets all that it
+ * holds, which at stage 0 is everything. All ranks walk the units in the same order, pieces from 0.
  */
 struct engine_piece {
 	size_t unit;
@@ -96,8 +97,8 @@ int engine_export(struct engine *engine, size_t unit, size_t index, struct engin
 		  struct err *err);
 
 /*
- * Import: engine_import_begin gives the piece with buffers to fill (NULL-free: master, m, v all need
- * values), engine_import_end stores it.
+ * Import: engine_import_begin gives the piece with buffers to fill (NULL-free: master, m, v all
+ * need values), engine_import_end stores it.
  */
 size_t engine_import_pieces(const struct engine *engine, size_t unit);
 int engine_import_begin(struct engine *engine, size_t unit, size_t index, struct engine_piece *ret,
@@ -108,8 +109,9 @@ int engine_import_end(struct engine *engine, struct engine_piece *piece, struct 
 int engine_import_done(struct engine *engine, struct err *err);
 
 /*
- * Whole unit `unit` in plan->param_type as the next forward would see it, in host memory valid until
- * the next call. Every rank calls it for the same units; ret may be NULL where only others want it.
+ * Whole unit `unit` in plan->param_type as the next forward would see it, in host memory valid
+ * until the next call. Every rank calls it for the same units; ret may be NULL where only others
+ * want it.
  */
 int engine_read_unit(struct engine *engine, size_t unit, const void **ret, struct err *err);
 

@@ -1,10 +1,10 @@
 /*
  * Checkpointed activations: the input of each block, kept from its forward to its backward.
  *
- * Placement none: a device buffer for each. Otherwise a few device buffers pass them on: an activation
- * that is needed again is copied out as soon as it is made (to its place in the arena, or through a
- * slot into its blob), its buffer is used again, and backward loads it ahead of its turn. One that
- * is still in its buffer when its turn comes is not loaded.
+ * Placement none: a device buffer for each. Otherwise a few device buffers pass them on: an
+ * activation that is needed again is copied out as soon as it is made (to its place in the arena,
+ * or through a slot into its blob), its buffer is used again, and backward loads it ahead of its
+ * turn. One that is still in its buffer when its turn comes is not loaded.
  */
 #include <errno.h>
 
@@ -98,7 +98,9 @@ static int slot_take(struct engine *e, bool must, struct err *err)
 			rc = engine_settle(e, &s->id, NULL, err);
 		return rc < 0 ? rc : (int)i;
 	}
-	return must ? err_set(err, ERR_INTERNAL, "every activation slot is held by a load") : -EAGAIN;
+	if (!must)
+		return -EAGAIN;
+	return err_set(err, ERR_INTERNAL, "every activation slot is held by a load");
 }
 
 static int push_act(void *arg, struct err *err)

@@ -1,10 +1,11 @@
 /*
  * Gradients out, and the optimizer step.
  *
- * A unit's gradient is accumulated in fp32 on the device while its phases run, then reduced over the
- * ranks at once (stage 0: to all, else each its partition), and taken over by the optimizer: copied
- * out for the daemon, or kept in device memory. Where nothing needs a global norm and there is one
- * micro-batch, the copy-out stream sends the unit's STEP along with its gradient, during backward.
+ * A unit's gradient is accumulated in fp32 on the device while its phases run, then reduced over
+ * the ranks at once (stage 0: to all, else each its partition), and taken over by the optimizer:
+ * copied out for the daemon, or kept in device memory. Where nothing needs a global norm and there
+ * is one micro-batch, the copy-out stream sends the unit's STEP along with its gradient, during
+ * backward.
  */
 #include <errno.h>
 #include <math.h>
@@ -410,7 +411,7 @@ int engine_step_end(struct engine *e, double *ret_norm, struct err *err)
 	}
 	if (rc < 0)
 		return rc;
-	/* Gathered copies are of the step before, but for those that the device has just stepped. */
+	/* Gathered copies are of the step before, but for those just stepped in their slots. */
 	if (e->offloaded || e->units[0].replica == REPLICA_PART)
 		for (size_t i = 0; i < e->plan->device.gather_slots; i++)
 			e->gather_slots[i].unit = -1;

@@ -1,9 +1,9 @@
 /*
  * Parameters in: from where they stay between uses to whole units in device memory.
  *
- * Two steps. unit_fetch starts an operation of the daemon where one is needed, as far ahead as slots
- * and zero.prefetch allow. unit_bring, in program order on every rank, waits for it and enqueues the
- * copy in and the all-gather. What each replica needs:
+ * Two steps. unit_fetch starts an operation of the daemon where one is needed, as far ahead as
+ * slots and zero.prefetch allow. unit_bring, in program order on every rank, waits for it and
+ * enqueues the copy in and the all-gather. What each replica needs:
  *
  *	WHOLE, PART	nothing; PART is gathered into a slot
  *	REGION		copy in (+ gather at stage 3)
@@ -297,7 +297,9 @@ static int bring_into_slot(struct engine *e, int u, struct gather_slot *slot, st
 	case REPLICA_BLOB:
 		if (s->stale) {
 			rc = refresh_into(e, u, slot->mem, slot->ready, err);
-			return rc < 0 ? rc : unit_write_back(e, u, (int)(slot - e->gather_slots), err);
+			if (rc < 0)
+				return rc;
+			return unit_write_back(e, u, (int)(slot - e->gather_slots), err);
 		}
 		if (s->replica == REPLICA_REGION) {
 			device_stream_wait(e->copy_in, s->replica_written);

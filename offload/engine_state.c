@@ -133,7 +133,7 @@ static int16_t *staging_lo(const struct engine *e)
 	return (int16_t *)(staging_hi(e) + e->plan->chunk_elems);
 }
 
-/* Device memory of the parameter at position `first` of unit u, the unit being in `slot` (or -1). */
+/* Device memory of the parameter at position `first` of unit u, which is in `slot`, or -1. */
 static char *param_at(struct engine *e, size_t u, int slot, uint64_t first)
 {
 	if (e->units[u].replica == REPLICA_PART)

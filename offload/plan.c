@@ -29,8 +29,8 @@
 
 /*
  * What processes cost before they hold anything of the model: code, libraries, stacks, heaps, the
- * BLAS's packing buffers. Measured on Debian 12 as what a job's peak (tests/peak_memory.c) exceeds the
- * planned buffers by: 13 MiB with two workers, from models of 0.2 M to 300 M parameters.
+ * BLAS's packing buffers. Measured on Debian 12 as what a job's peak (tests/peak_memory.c) exceeds
+ * the planned buffers by: 13 MiB with two workers, from models of 0.2 M to 300 M parameters.
  */
 #define BASE_WORKER_BYTES   (5u << 20)
 #define BASE_DAEMON_BYTES   (3u << 20)

@@ -11,7 +11,7 @@
  *     HELLO  (version, job, rank)   ->
  *                                   <-  WELCOME (version, limits) | ERROR
  *     OPEN   (geometry, units)      ->
- *                                   <-  OPENED (fds: arena, submission and completion eventfd) | ERROR
+ *                                   <-  OPENED (fds: arena, both rings' eventfds) | ERROR
  *     ... descriptors through the rings ...
  *     STATS                         ->
  *                                   <-  STATS_REPLY
@@ -40,7 +40,7 @@
 #define PROTOCOL_JOB_BYTES  64u
 /* Offsets and element counts that reach a disk are multiples of these. */
 #define PROTOCOL_ALIGN_BYTES 4096u
-#define PROTOCOL_ALIGN_ELEMS 2048u /* a bf16 vector of as many is PROTOCOL_ALIGN_BYTES; VECTOR_BLOCK */
+#define PROTOCOL_ALIGN_ELEMS 2048u /* VECTOR_BLOCK; as bf16, PROTOCOL_ALIGN_BYTES */
 
 enum protocol_type {
 	PROTOCOL_HELLO = 1,
@@ -93,7 +93,7 @@ struct protocol_open {
 	struct protocol_message head;
 	uint64_t data_bytes;  /* of the arena, behind header and rings */
 	uint64_t chunk_elems; /* of the pipeline; a multiple of PROTOCOL_ALIGN_ELEMS */
-	uint32_t chunk_buffers; /* >= 3 when anything is in swap, else 0 */
+	uint32_t chunk_buffers; /* >= 3 when anything of a unit is in swap, else 0 */
 	uint32_t ring_slots;	/* a power of two; also the most operations in flight */
 	uint8_t param_type, grad_type; /* enum dtype; grad_type as it arrives */
 	uint8_t accumulate;	       /* several GRADs a step: gradients are kept in fp32 */
@@ -173,12 +173,12 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
  * Operations. Those on one unit, or one blob, take effect in the order submitted; those on
  * different ones in any order. Each completes once.
  *
- * FETCH   the unit's parameters, as of all STEPs submitted before, are in the arena: at `offset` when
- *	   they live in swap, else at the unit's param_offset; completion.offset says which.
- * GRAD    adds the gradient at `offset` (elems of grad_type) to the unit's: stores it when FIRST. With
- *	   LAST, completion.value is the sum of squares over the unit's norm range, in the order
- *	   of vector_host_sumsq, blocks added in turn. The buffer is free again on completion.
- * STEP    Adam with the kept gradient, or with FROM_ARENA the one at `offset`; `step` counts from 1.
+ * FETCH   the unit's parameters, as of all STEPs submitted before, are in the arena: at `offset`
+ *	   when they live in swap, else at the unit's param_offset; completion.offset says which.
+ * GRAD    adds the gradient at `offset` (elems of grad_type) to the unit's: stores it when FIRST.
+ *	   With LAST, completion.value is the sum of squares over the unit's norm range, in the
+ *	   order of vector_host_sumsq, blocks added in turn. The buffer is free again on completion.
+ * STEP    Adam with the kept gradient, or with FROM_ARENA the one at `offset`; `step` from 1.
  * IMPORT  sets chunk `chunk` of the unit from `offset`: fp32 master weights, m, v, each of the
  *	   chunk's elements, one behind the other.
  * EXPORT  the same, out.

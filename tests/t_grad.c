@@ -22,7 +22,7 @@
 
 #define SEED         77001u
 #define MEMORY_BYTES (16u << 20)
-#define STEP         1e-5 /* cube root of double's rounding, about: both errors are smallest there */
+#define STEP         1e-5 /* about the cube root of double's rounding: the errors balance */
 
 typedef double loss_fn(void *problem);
 

@@ -222,7 +222,7 @@ static void case_attention(struct run *r, const struct shape *s)
 	kit_sync(k);
 	reference_attention_forward(&ref);
 	reference_attention_backward(&ref);
-	/* A score of 6 * 6 * sqrt(dim) is rounded to a part in 2^24, and e^x makes that absolute. */
+	/* A score of 36 * sqrt(dim) is rounded to a part in 2^24; e^x makes that absolute. */
 	output(r, "out", a.out, ref.out, tokens * width, s->flag ? 2e-5 : 2e-6);
 	output(r, "lse", a.lse, ref.lse, rows, 1e-6);
 	output(r, "dqkv", a.dqkv, ref.dqkv, tokens * 3 * width, s->flag ? 4e-5 : 4e-6);
