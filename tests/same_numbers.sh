@@ -76,6 +76,15 @@ for engine in io_uring libaio; do for prefetch in 1 3; do for threads in 1 2; do
 	rm -f "$dir/$name.safetensors"
 done; done; done; done; done
 
+# A host budget that cannot keep the gradients until the norm is known: they spill to disk.
+for micro in 4 2; do
+	train spill-ref$micro 2 bf16 0 none none none auto 1 1 $micro 1.0 64MiB
+	train spill-$micro 2 bf16 3 nvme nvme nvme auto 1 1 $micro 1.0 1200KiB &&
+		like spill-$micro spill-ref$micro
+	"$B/bin/dsrun" --plan --json "$dir/spill-$micro.yaml" | grep -q '"swap":{.*"grad_bytes":[1-9]' ||
+		{ echo "run spill-$micro spills nothing"; fails=$((fails + 1)); }
+done
+
 train fp32-1 1 fp32 0 none none none auto 1 1 2 1.0 64MiB
 for world in 1 2 4; do
 	train fp32-w$world-nvme $world fp32 3 nvme nvme cpu auto 2 2 2 1.0 64MiB &&
