@@ -344,10 +344,11 @@ static int session_slots(struct engine *e, struct err *err)
 		e->fetch_slots[i].storing = -1;
 		rc = device_event_open(e->device, &e->fetch_slots[i].free, err);
 	}
-	for (size_t i = 0; i < h->grad_slots; i++) {
+	for (size_t i = 0; i < h->grad_slots && rc == 0; i++) {
 		e->grad_slots[i].offset = e->data_offset + h->grad_offset + i * h->grad_slot_bytes;
 		e->grad_slots[i].id = ENGINE_NO_ID;
 		e->grad_slots[i].client = e->client;
+		rc = device_event_open(e->device, &e->grad_slots[i].pushed, err);
 	}
 	for (size_t i = 0; i < h->act_slots && rc == 0; i++) {
 		e->act_slots[i].offset =

@@ -113,7 +113,10 @@ static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *
 	int rc;
 
 	e->grad_slot_next = (e->grad_slot_next + 1) % e->plan->host.grad_slots;
-	rc = engine_settle(e, &slot->id, &done, err);
+	/* The first push may have completed while copy-out is still at the second. */
+	rc = device_event_sync(slot->pushed, err);
+	if (rc == 0)
+		rc = engine_settle(e, &slot->id, &done, err);
 	e->wait_grad_seconds += engine_now() - start;
 	if (rc < 0)
 		return err_add(err, "sending the gradient of unit %d", slot->unit);
@@ -126,12 +129,10 @@ static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *
 static int push_grad(void *arg, struct err *err)
 {
 	const struct grad_slot *slot = arg;
-	/* Once the first is pushed its completion may free the slot for another gradient. */
-	const struct grad_slot mine = *slot;
 	int rc = 0;
 
-	for (unsigned i = 0; i < mine.push_count && rc == 0; i++)
-		rc = client_push(mine.client, &mine.push[i], err);
+	for (unsigned i = 0; i < slot->push_count && rc == 0; i++)
+		rc = client_push(slot->client, &slot->push[i], err);
 	return rc;
 }
 
@@ -213,6 +214,7 @@ static int send_out(struct engine *e, int u, struct part_buffer *part, struct er
 		    DEVICE_COPY_OUT);
 	device_event_record(part->free, e->copy_out);
 	device_host(e->copy_out, push_grad, slot);
+	device_event_record(slot->pushed, e->copy_out);
 	e->out_bytes += pu->opt_elems * e->grad_bytes;
 	return 0;
 }

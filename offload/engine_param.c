@@ -381,6 +381,8 @@ static int store_begin(struct engine *e, int u, char **ret_dst, struct store **r
 	int i, rc;
 
 	rc = engine_settle(e, &s->store_id, NULL, err);
+	if (rc == 0)
+		rc = device_event_sync(s->replica_written, err);
 	if (rc < 0)
 		return rc;
 	i = fetch_slot_take(e, true, err);
@@ -419,12 +421,13 @@ int unit_write_back(struct engine *e, int u, int slot, struct err *err)
 	device_stream_wait(e->copy_out, from->ready);
 	device_copy(e->copy_out, dst, src, bytes, DEVICE_COPY_OUT);
 	device_event_record(from->saved, e->copy_out);
+	if (store)
+		device_host(e->copy_out, push_store, store);
 	device_event_record(s->replica_written, e->copy_out);
 	e->out_bytes += bytes;
 	s->stale = false;
 	if (!store)
 		return 0;
-	device_host(e->copy_out, push_store, store);
 	/* The slot is free when the STORE is done; its id is the unit's to wait for. */
 	device_event_record(e->fetch_slots[store->slot].free, e->copy_out);
 	e->fetch_slots[store->slot].storing = u;

@@ -50,6 +50,7 @@ struct grad_slot {
 	int unit;
 	uint32_t id;	  /* the operation that will free the slot */
 	bool carries_norm; /* its completion carries the unit's sum of squares */
+	struct device_event *pushed; /* copy-out is through with what follows */
 	struct client *client;
 	struct protocol_submission push[2];
 	unsigned push_count;
@@ -86,7 +87,7 @@ struct act_slot {
 	bool taken; /* by a load in flight */
 };
 
-/* A blob's way out, pushed by the copy-out stream behind the copy. */
+/* A blob's way out, pushed by the copy-out stream behind the copy; then replica_written. */
 struct store {
 	struct client *client;
 	struct protocol_submission submission;
