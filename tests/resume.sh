@@ -59,7 +59,7 @@ fail() {
 alive() {
 	local p
 	for p in $1; do
-		grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$p/status" && return 0
+		grep -qs '^State:[[:space:]]*[RSDTtIP]' "/proc/$p/status" && return 0
 	done
 	return 1
 }
@@ -89,7 +89,7 @@ one() { # WHO MOMENT
 	fi
 	after=$(date +%s%N)
 	{ wait $root; rc=$?; } 2>/dev/null
-	# Nothing left: half a second, the grace, and room for a busy machine.
+	# Nothing left within half a second and the grace; 0.3 s more are a busy machine's.
 	while alive "$all" && [ $(($(date +%s%N) - after)) -lt 2000000000 ]; do sleep 0.01; done
 	after=$((($(date +%s%N) - after) / 1000000))
 	if alive "$all"; then
@@ -104,6 +104,7 @@ one() { # WHO MOMENT
 	agent) says='agent' ;;
 	dsrun) says='' ;;
 	esac
+	[ $after -le 1000 ] || fail "$name: took $after ms to go"
 	if [ $rc -ne 137 ] || ! grep -q "$says" "$dir/$name.out"; then
 		fail "$name: status $rc, or not named: $(cat "$dir/$name.out")"
 	fi
