@@ -240,13 +240,9 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 {
 	const struct plan *p = e->plan;
 	const struct plan_unit *pu = &p->units[u];
-	uint64_t first = p->stage >= 1 ? e->rank * pu->partition : 0;
-	uint64_t decay = e->arch->units[u].decay_elems;
 	struct protocol_unit out = {
 		.elems = pu->opt_elems,
-		.decay_elems = decay <= first		       ? 0 :
-			       decay - first < pu->opt_elems ? decay - first :
-							       pu->opt_elems,
+		.decay_elems = unit_decay(e, u),
 		.param_home = (uint8_t)p->param_home,
 		.state_home = (uint8_t)p->state_home,
 	};
@@ -254,7 +250,7 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 	if (p->param_home == PROTOCOL_HOME_MEMORY)
 		out.param_offset = e->data_offset + pu->param_home_offset;
 	if (e->config->optimizer.clip > 0) {
-		out.norm_first = p->stage >= 1 ? 0 : e->rank * pu->partition;
+		out.norm_first = unit_norm_first(e, u);
 		out.norm_elems = pu->partition;
 	}
 	if (p->grad_kept)

@@ -92,10 +92,9 @@ static void keep_on_device(struct engine *e, int u, struct part_buffer *part)
 		vector_accumulate(e->comm_stream, &v);
 	device_event_record(part->free, e->comm_stream);
 	if (last_micro(e) && clips(e)) {
-		size_t first = e->plan->stage >= 1 ? 0 : e->rank * pu->partition;
+		size_t skip = unit_norm_first(e, (size_t)u) * dtype_bytes(e->plan->grad_kept_type);
 		struct vector sq = { .count = pu->partition,
-				     .a = (char *)s->grad +
-					  first * dtype_bytes(e->plan->grad_kept_type),
+				     .a = (char *)s->grad + skip,
 				     .a_type = e->plan->grad_kept_type,
 				     .blocks = s->blocks };
 
@@ -317,15 +316,13 @@ static void adam_on_device(struct engine *e, int u, void *param, double scale)
 	const struct plan_unit *pu = &e->plan->units[u];
 	const struct train_config *c = e->config;
 	const struct unit_state *s = &e->units[u];
-	uint64_t first = e->plan->stage >= 1 ? e->rank * pu->partition : 0;
-	uint64_t decay = e->arch->units[u].decay_elems;
 	struct adam_hyper hyper = { .lr = e->lr,
 				    .beta1 = c->optimizer.betas.at[0],
 				    .beta2 = c->optimizer.betas.at[1],
 				    .eps = c->optimizer.eps,
 				    .weight_decay = c->optimizer.weight_decay };
 	struct adam a = { .count = pu->opt_elems,
-			  .decay_count = decay <= first ? 0 : decay - first,
+			  .decay_count = unit_decay(e, (size_t)u),
 			  .grad = s->grad,
 			  .grad_type = e->plan->grad_kept_type,
 			  .param_type = e->plan->param_type,
@@ -335,8 +332,6 @@ static void adam_on_device(struct engine *e, int u, void *param, double scale)
 			  .v = s->v,
 			  .scalars = adam_scalars_make(&hyper, e->step, scale) };
 
-	if (a.decay_count > a.count)
-		a.decay_count = a.count;
 	adam_step(e->compute, &a);
 }
 

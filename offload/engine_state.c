@@ -17,9 +17,7 @@ struct range {
 
 static struct range held(const struct engine *e, size_t u)
 {
-	const struct plan_unit *pu = &e->plan->units[u];
-
-	return (struct range){ e->plan->stage >= 1 ? e->rank * pu->partition : 0, pu->opt_elems };
+	return (struct range){ unit_first(e, u), e->plan->units[u].opt_elems };
 }
 
 /* At stage 0 all ranks hold the same: each exports its partition. */

@@ -177,6 +177,29 @@ static inline size_t engine_align(size_t bytes)
 	return (bytes + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
 }
 
+/* Where this rank's opt_elems of unit u begin within the whole unit. */
+static inline uint64_t unit_first(const struct engine *e, size_t u)
+{
+	return e->plan->stage >= 1 ? e->rank * e->plan->units[u].partition : 0;
+}
+
+/* How many of this rank's opt_elems, the first ones, are decayed. */
+static inline uint64_t unit_decay(const struct engine *e, size_t u)
+{
+	uint64_t first = unit_first(e, u), decay = e->arch->units[u].decay_elems;
+	uint64_t count = e->plan->units[u].opt_elems;
+
+	if (decay <= first)
+		return 0;
+	return decay - first < count ? decay - first : count;
+}
+
+/* Where, within this rank's opt_elems, the partition begins whose squares it sums. */
+static inline uint64_t unit_norm_first(const struct engine *e, size_t u)
+{
+	return e->rank * e->plan->units[u].partition - unit_first(e, u);
+}
+
 /* Seconds of CLOCK_MONOTONIC. */
 double engine_now(void);
 
