@@ -16,18 +16,18 @@
 #define CONF_LIST_MAX 256
 
 enum conf_type {
-	CONF_END,	/* closes a table */
-	CONF_SECTION,	/* a mapping: `keys` */
-	CONF_U64,	/* uint64_t, min..max */
-	CONF_DOUBLE,	/* double, min..max; "3e-4" and "1" both do */
-	CONF_BOOL,	/* bool: true or false */
-	CONF_STRING,	/* char * (owned by the doc), not empty */
-	CONF_BYTES,	/* uint64_t, units_parse_bytes, min..max */
-	CONF_DURATION,	/* uint64_t nanoseconds */
-	CONF_ENUM,	/* int: index into `names` (NULL-terminated) */
-	CONF_STRINGS,	/* struct conf_strings; a single scalar counts as a list of one */
-	CONF_DOUBLES,	/* struct conf_doubles; exactly `count` entries when count > 0 */
-	CONF_SECTIONS,	/* struct conf_items: a list of mappings, each of `item_bytes`, by `keys` */
+	CONF_END,      /* closes a table */
+	CONF_SECTION,  /* a mapping: `keys` */
+	CONF_U64,      /* uint64_t, min..max */
+	CONF_DOUBLE,   /* double, min..max; "3e-4" and "1" both do */
+	CONF_BOOL,     /* bool: true or false */
+	CONF_STRING,   /* char * (owned by the doc), not empty */
+	CONF_BYTES,    /* uint64_t, units_parse_bytes, min..max */
+	CONF_DURATION, /* uint64_t nanoseconds */
+	CONF_ENUM,     /* int: index into `names` (NULL-terminated) */
+	CONF_STRINGS,  /* struct conf_strings; a single scalar counts as a list of one */
+	CONF_DOUBLES,  /* struct conf_doubles; exactly `count` entries when count > 0 */
+	CONF_SECTIONS, /* struct conf_items: a list of mappings, each of `item_bytes`, by `keys` */
 };
 
 struct conf_strings {
@@ -48,10 +48,10 @@ struct conf_items {
 struct conf_key {
 	const char *name;
 	enum conf_type type;
-	size_t offset;	 /* in the struct of the enclosing table, also for keys of sections:
+	size_t offset;   /* in the struct of the enclosing table, also for keys of sections:
 			  * offsets of a section's keys count from the outermost struct, those of
 			  * CONF_SECTIONS from the item */
-	bool required;	 /* a missing key is an error; otherwise the default in the struct stays */
+	bool required;   /* a missing key is an error; otherwise the default in the struct stays */
 	double min, max; /* inclusive, for numbers; both 0: no bound */
 	const char *const *names;
 	const struct conf_key *keys;

@@ -16,19 +16,19 @@
 
 #include "common/cpu.h"
 
-#define POLY	    0x82f63b78u /* 0x1edc6f41 with its bits reversed */
-#define LONG_BYTES  2048u	/* joining costs about 30 cycles: 4 % of 3 * 2048 bytes */
+#define POLY        0x82f63b78u /* 0x1edc6f41 with its bits reversed */
+#define LONG_BYTES  2048u       /* joining costs about 30 cycles: 4 % of 3 * 2048 bytes */
 #define SHORT_BYTES 128u
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static uint32_t table[8][256];			      /* [k]: a byte followed by k zero bytes */
+static uint32_t table[8][256];                           /* [k]: a byte followed by k zero bytes */
 static uint32_t zeros_long[4][256], zeros_short[4][256]; /* [k]: by byte k of the state */
 static bool has_instruction;
 
 static uint32_t zeros_apply(uint32_t zeros[4][256], uint32_t state)
 {
-	return zeros[0][state & 0xff] ^ zeros[1][state >> 8 & 0xff] ^
-	       zeros[2][state >> 16 & 0xff] ^ zeros[3][state >> 24];
+	return zeros[0][state & 0xff] ^ zeros[1][state >> 8 & 0xff] ^ zeros[2][state >> 16 & 0xff] ^
+	       zeros[3][state >> 24];
 }
 
 /* The map is linear: find it for the 32 single bits, then every byte value is a sum of those. */
@@ -89,9 +89,8 @@ static uint64_t word_at(const uint8_t *p)
 }
 
 /* Three neighbouring blocks of `block` bytes each, joined. */
-__attribute__((target("sse4.2"))) static uint32_t three_streams(uint32_t state, const uint8_t *p,
-								size_t block,
-								uint32_t zeros[4][256])
+__attribute__((target("sse4.2"))) static uint32_t
+three_streams(uint32_t state, const uint8_t *p, size_t block, uint32_t zeros[4][256])
 {
 	uint64_t a = state, b = 0, c = 0;
 

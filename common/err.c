@@ -19,30 +19,45 @@ static const struct {
 	int code, exit_status;
 	const char *text;
 } ours[] = {
-	{ ERR_USAGE, EX_USAGE, "wrong command line" },
-	{ ERR_DATA, EX_DATAERR, "wrong data" },
-	{ ERR_NOINPUT, EX_NOINPUT, "no such input" },
-	{ ERR_UNAVAILABLE, EX_UNAVAILABLE, "service unavailable" },
-	{ ERR_INTERNAL, EX_SOFTWARE, "internal error" },
-	{ ERR_CANTCREAT, EX_CANTCREAT, "cannot create output" },
-	{ ERR_IO, EX_IOERR, "input/output error" },
-	{ ERR_PROTOCOL, EX_PROTOCOL, "protocol error" },
-	{ ERR_CONFIG, EX_CONFIG, "wrong configuration" },
-	{ ERR_INTERRUPTED, 130, "interrupted" },
+	{ERR_USAGE, EX_USAGE, "wrong command line"},
+	{ERR_DATA, EX_DATAERR, "wrong data"},
+	{ERR_NOINPUT, EX_NOINPUT, "no such input"},
+	{ERR_UNAVAILABLE, EX_UNAVAILABLE, "service unavailable"},
+	{ERR_INTERNAL, EX_SOFTWARE, "internal error"},
+	{ERR_CANTCREAT, EX_CANTCREAT, "cannot create output"},
+	{ERR_IO, EX_IOERR, "input/output error"},
+	{ERR_PROTOCOL, EX_PROTOCOL, "protocol error"},
+	{ERR_CONFIG, EX_CONFIG, "wrong configuration"},
+	{ERR_INTERRUPTED, 130, "interrupted"},
 };
 
 /* What a script should see for the system's own errors; the rest is EX_OSERR. */
 static const struct {
 	int code, exit_status;
 } system_status[] = {
-	{ -ENOENT, EX_NOINPUT },     { -ENOTDIR, EX_NOINPUT },    { -EISDIR, EX_NOINPUT },
-	{ -ENOSPC, EX_CANTCREAT },   { -EDQUOT, EX_CANTCREAT },	  { -EROFS, EX_CANTCREAT },
-	{ -EEXIST, EX_CANTCREAT },   { -EFBIG, EX_CANTCREAT },	  { -EIO, EX_IOERR },
-	{ -ENODATA, EX_IOERR },	     { -ENXIO, EX_IOERR },	  { -EACCES, EX_NOPERM },
-	{ -EPERM, EX_NOPERM },	     { -ENOMEM, EX_UNAVAILABLE }, { -ECONNREFUSED, EX_UNAVAILABLE },
-	{ -EPIPE, EX_UNAVAILABLE },  { -EPROTO, EX_PROTOCOL },	  { -EBADMSG, EX_PROTOCOL },
-	{ -EINTR, 130 },	     { -ECANCELED, 130 },	  { -EINVAL, EX_SOFTWARE },
-	{ -ENOSYS, EX_UNAVAILABLE }, { -ETIMEDOUT, EX_UNAVAILABLE },
+	{-ENOENT, EX_NOINPUT},
+	{-ENOTDIR, EX_NOINPUT},
+	{-EISDIR, EX_NOINPUT},
+	{-ENOSPC, EX_CANTCREAT},
+	{-EDQUOT, EX_CANTCREAT},
+	{-EROFS, EX_CANTCREAT},
+	{-EEXIST, EX_CANTCREAT},
+	{-EFBIG, EX_CANTCREAT},
+	{-EIO, EX_IOERR},
+	{-ENODATA, EX_IOERR},
+	{-ENXIO, EX_IOERR},
+	{-EACCES, EX_NOPERM},
+	{-EPERM, EX_NOPERM},
+	{-ENOMEM, EX_UNAVAILABLE},
+	{-ECONNREFUSED, EX_UNAVAILABLE},
+	{-EPIPE, EX_UNAVAILABLE},
+	{-EPROTO, EX_PROTOCOL},
+	{-EBADMSG, EX_PROTOCOL},
+	{-EINTR, 130},
+	{-ECANCELED, 130},
+	{-EINVAL, EX_SOFTWARE},
+	{-ENOSYS, EX_UNAVAILABLE},
+	{-ETIMEDOUT, EX_UNAVAILABLE},
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))

@@ -19,15 +19,15 @@
  * for one exit status of sysexits(3), which is what a user's script sees.
  */
 enum err_code {
-	ERR_USAGE = -5001,	 /* 64: command line */
-	ERR_DATA = -5002,	 /* 65: a shard, checkpoint or text file is not what it should be */
-	ERR_NOINPUT = -5003,	 /* 66: an input is missing or unreadable */
+	ERR_USAGE = -5001,       /* 64: command line */
+	ERR_DATA = -5002,        /* 65: a shard, checkpoint or text file is not what it should be */
+	ERR_NOINPUT = -5003,     /* 66: an input is missing or unreadable */
 	ERR_UNAVAILABLE = -5004, /* 69: the daemon refuses or is gone, a quota is too small */
-	ERR_INTERNAL = -5005,	 /* 70: our own bug */
-	ERR_CANTCREAT = -5006,	 /* 73: an output cannot be made, no space */
-	ERR_IO = -5007,		 /* 74: a transfer failed or its checksum does not match */
-	ERR_PROTOCOL = -5008,	 /* 76: two of our processes do not understand each other */
-	ERR_CONFIG = -5009,	 /* 78: the configuration is wrong or does not fit the machine */
+	ERR_INTERNAL = -5005,    /* 70: our own bug */
+	ERR_CANTCREAT = -5006,   /* 73: an output cannot be made, no space */
+	ERR_IO = -5007,          /* 74: a transfer failed or its checksum does not match */
+	ERR_PROTOCOL = -5008,    /* 76: two of our processes do not understand each other */
+	ERR_CONFIG = -5009,      /* 78: the configuration is wrong or does not fit the machine */
 	ERR_INTERRUPTED = -5010, /* 130: stopped because a user asked */
 };
 

@@ -25,7 +25,7 @@ struct ring {
 	uint8_t *slots;
 	uint32_t slot_bytes, slot_count;
 	uint32_t index; /* our own head or tail: never reread from shared memory */
-	int wake_fd;	/* eventfd, non-blocking; borrowed */
+	int wake_fd;    /* eventfd, non-blocking; borrowed */
 };
 
 /* Bytes of shared memory a ring takes, a multiple of 128. */

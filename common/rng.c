@@ -9,11 +9,11 @@
 #include <math.h>
 
 /* Multipliers, and the key's increments: the golden ratio and sqrt(3) - 1 in 32 bits. */
-#define MUL_0	0xd2511f53u
-#define MUL_1	0xcd9e8d57u
-#define WEYL_0	0x9e3779b9u
-#define WEYL_1	0xbb67ae85u
-#define ROUNDS	10
+#define MUL_0  0xd2511f53u
+#define MUL_1  0xcd9e8d57u
+#define WEYL_0 0x9e3779b9u
+#define WEYL_1 0xbb67ae85u
+#define ROUNDS 10
 
 void rng_block(uint64_t seed, uint64_t stream, uint64_t index, uint32_t ret[4])
 {

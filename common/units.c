@@ -16,12 +16,12 @@
 #include <strings.h>
 
 #define FRACTION_DIGITS_MAX 9
-#define NS_PER_US	    1000ull
-#define NS_PER_MS	    1000000ull
-#define NS_PER_S	    1000000000ull
-#define NS_PER_MIN	    (60 * NS_PER_S)
-#define NS_PER_HOUR	    (60 * NS_PER_MIN)
-#define NS_PER_DAY	    (24 * NS_PER_HOUR)
+#define NS_PER_US           1000ull
+#define NS_PER_MS           1000000ull
+#define NS_PER_S            1000000000ull
+#define NS_PER_MIN          (60 * NS_PER_S)
+#define NS_PER_HOUR         (60 * NS_PER_MIN)
+#define NS_PER_DAY          (24 * NS_PER_HOUR)
 
 struct unit {
 	const char *name;
@@ -29,26 +29,26 @@ struct unit {
 };
 
 static const struct unit byte_units[] = {
-	{ "", 1 },
-	{ "B", 1 },
-	{ "KiB", 1ull << 10 },
-	{ "MiB", 1ull << 20 },
-	{ "GiB", 1ull << 30 },
-	{ "TiB", 1ull << 40 },
-	{ "PiB", 1ull << 50 },
-	{ "EiB", 1ull << 60 },
-	{ "KB", 1000ull },
-	{ "MB", 1000000ull },
-	{ "GB", 1000000000ull },
-	{ "TB", 1000000000000ull },
-	{ "PB", 1000000000000000ull },
-	{ "EB", 1000000000000000000ull },
-	{ NULL, 0 },
+	{"", 1},
+	{"B", 1},
+	{"KiB", 1ull << 10},
+	{"MiB", 1ull << 20},
+	{"GiB", 1ull << 30},
+	{"TiB", 1ull << 40},
+	{"PiB", 1ull << 50},
+	{"EiB", 1ull << 60},
+	{"KB", 1000ull},
+	{"MB", 1000000ull},
+	{"GB", 1000000000ull},
+	{"TB", 1000000000000ull},
+	{"PB", 1000000000000000ull},
+	{"EB", 1000000000000000000ull},
+	{NULL, 0},
 };
 
 static const struct unit time_units[] = {
-	{ "ns", 1 },		 { "us", NS_PER_US },  { "ms", NS_PER_MS },  { "s", NS_PER_S },
-	{ "m", NS_PER_MIN },	 { "h", NS_PER_HOUR }, { "d", NS_PER_DAY },  { NULL, 0 },
+	{"ns", 1},         {"us", NS_PER_US},  {"ms", NS_PER_MS}, {"s", NS_PER_S},
+	{"m", NS_PER_MIN}, {"h", NS_PER_HOUR}, {"d", NS_PER_DAY}, {NULL, 0},
 };
 
 static const struct unit *unit_find(const struct unit *units, const char *name, bool any_case)
@@ -119,7 +119,7 @@ int units_parse_duration(const char *text, uint64_t *ret_ns)
 
 const char *units_format_bytes(char buf[UNITS_TEXT_BYTES], uint64_t bytes)
 {
-	static const char *const names[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	double value = (double)bytes;
 	unsigned unit = 0;
 	int places;

@@ -9,9 +9,9 @@
 struct gelu {
 	size_t count;
 	const float *x;
-	float *y;	 /* forward */
+	float *y;        /* forward */
 	const float *dy; /* backward */
-	float *dx;	 /* backward, overwritten; may be dy */
+	float *dx;       /* backward, overwritten; may be dy */
 };
 
 void gelu_forward(struct device_stream *stream, const struct gelu *g);

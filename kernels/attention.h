@@ -12,10 +12,10 @@
 struct attention {
 	size_t batch, seq, heads, head_dim;
 	const float *qkv;  /* [batch][seq][3 * heads * head_dim] */
-	float *out;	   /* [batch][seq][heads * head_dim]: forward writes, backward reads */
-	float *lse;	   /* [batch][heads][seq], log of the softmax's sum: likewise */
+	float *out;        /* [batch][seq][heads * head_dim]: forward writes, backward reads */
+	float *lse;        /* [batch][heads][seq], log of the softmax's sum: likewise */
 	const float *dout; /* as out: backward */
-	float *dqkv;	   /* as qkv: backward, overwritten */
+	float *dqkv;       /* as qkv: backward, overwritten */
 	float *scratch;
 	size_t scratch_count; /* floats, at least attention_scratch_count() */
 };

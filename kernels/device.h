@@ -27,7 +27,7 @@ enum device_type { DEVICE_CPU, DEVICE_CUDA, DEVICE_TYPE_COUNT };
 
 struct device_config {
 	enum device_type type;
-	unsigned index;	       /* cuda: ordinal */
+	unsigned index;        /* cuda: ordinal */
 	uint64_t memory_bytes; /* the budget: taken whole at open, nothing is allocated later */
 	unsigned threads;      /* cpu: threads that share the work of one operation, >= 1 */
 };

@@ -13,9 +13,9 @@ struct embedding {
 	const uint32_t *tokens; /* [batch][seq], device memory; each below the table's rows */
 	enum dtype type;
 	const void *token_table, *position_table; /* [vocab][width], [context][width]: forward */
-	float *out;				  /* [batch][seq][width]: forward */
-	const float *dout;			  /* [batch][seq][width]: backward */
-	float *dtoken, *dposition;		  /* fp32 tables: backward, added to */
+	float *out;                               /* [batch][seq][width]: forward */
+	const float *dout;                        /* [batch][seq][width]: backward */
+	float *dtoken, *dposition;                /* fp32 tables: backward, added to */
 };
 
 void embedding_forward(struct device_stream *stream, const struct embedding *e);

@@ -20,13 +20,13 @@ struct linear {
 	enum dtype w_type;
 	bool w_transposed;
 	const void *bias; /* [out], of w_type; NULL for none; forward only */
-	const float *x;	  /* [rows][in]: forward, backward_weight */
-	float *y;	  /* [rows][out]: forward */
+	const float *x;   /* [rows][in]: forward, backward_weight */
+	float *y;         /* [rows][out]: forward */
 	const float *dy;  /* [rows][out]: backward */
-	float *dx;	  /* [rows][in]: backward_input, overwritten */
-	float *dw;	  /* as w but fp32: backward_weight, added to */
-	float *dbias;	  /* [out]: backward_weight, added to; NULL for none */
-	float *scratch;	  /* bf16 weights on the cpu device: at least max(in, out) floats */
+	float *dx;        /* [rows][in]: backward_input, overwritten */
+	float *dw;        /* as w but fp32: backward_weight, added to */
+	float *dbias;     /* [out]: backward_weight, added to; NULL for none */
+	float *scratch;   /* bf16 weights on the cpu device: at least max(in, out) floats */
 	size_t scratch_count;
 };
 

@@ -13,9 +13,9 @@
 
 struct cross_entropy {
 	size_t rows, vocab;
-	float *logits;		 /* [rows][vocab]; with `gradient`, overwritten by its gradient */
+	float *logits;           /* [rows][vocab]; with `gradient`, overwritten by its gradient */
 	const uint32_t *targets; /* [rows], device memory */
-	float scale;		 /* of the gradient: 1 / (tokens of the global batch) */
+	float scale;             /* of the gradient: 1 / (tokens of the global batch) */
 	bool gradient;
 	double *loss_sum; /* device memory, added to: sum of -log p(target), not scaled */
 };

@@ -11,14 +11,14 @@
 struct layernorm {
 	size_t rows, width;
 	float eps;
-	enum dtype type;	  /* of gain and bias */
-	const void *gain, *bias;  /* [width] */
-	const float *x;		  /* [rows][width] */
-	float *y;		  /* [rows][width]: forward */
-	float *mean, *rstd;	  /* [rows]: written by forward, read by backward */
-	const float *dy;	  /* [rows][width]: backward */
-	float *dx;		  /* [rows][width]: backward, added to: the residual's gradient */
-	float *dgain, *dbias;	  /* [width] fp32: backward, added to in row order */
+	enum dtype type;         /* of gain and bias */
+	const void *gain, *bias; /* [width] */
+	const float *x;          /* [rows][width] */
+	float *y;                /* [rows][width]: forward */
+	float *mean, *rstd;      /* [rows]: written by forward, read by backward */
+	const float *dy;         /* [rows][width]: backward */
+	float *dx;               /* [rows][width]: backward, added to: the residual's gradient */
+	float *dgain, *dbias;    /* [width] fp32: backward, added to in row order */
 };
 
 void layernorm_forward(struct device_stream *stream, const struct layernorm *l);

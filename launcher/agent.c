@@ -40,12 +40,12 @@
 #include "launcher/tree.h"
 
 #define LINK_QUEUE_BYTES (1u << 20)
-#define EPOLL_BATCH	 256
+#define EPOLL_BATCH      256
 /* After SIGKILL a process ends when the kernel has taken its memory apart, seconds for hundreds of
  * gigabytes; one stuck in a device may never. */
-#define UNKILLABLE_NS	 (60 * NS_PER_SEC)
-#define DRAIN_MIN_NS	 (100 * NS_PER_MS)
-#define SWEEP_PERIOD_MS	 2
+#define UNKILLABLE_NS   (60 * NS_PER_SEC)
+#define DRAIN_MIN_NS    (100 * NS_PER_MS)
+#define SWEEP_PERIOD_MS 2
 
 uint64_t agent_now_ns(void)
 {
@@ -78,8 +78,8 @@ void agent_fail(struct agent *a, uint32_t rank, int code, const char *text)
 {
 	/* A rank whose daemon is going down loses its connection before the daemon's end is ours to
 	 * see. */
-	if (rank < LINK_RANK_DAEMON && a->daemon->alive &&
-	    a->daemon->ours == LINK_OURS_NOTHING && tree_is_exiting(a->daemon->pid)) {
+	if (rank < LINK_RANK_DAEMON && a->daemon->alive && a->daemon->ours == LINK_OURS_NOTHING &&
+	    tree_is_exiting(a->daemon->pid)) {
 		rank = LINK_RANK_DAEMON;
 		code = 0;
 		text = "";
@@ -200,6 +200,7 @@ struct agent_rule {
 	enum agent_state next; /* AGENT_WAIT: there is no rule, since nothing leads back there */
 };
 
+/* clang-format off */
 static const struct agent_rule rules[AGENT_STATE_COUNT][AGENT_EVENT_COUNT] = {
 	[AGENT_WAIT] = {
 		[AGENT_EV_JOB] = {NULL, AGENT_RUN},
@@ -239,6 +240,7 @@ static const struct agent_rule rules[AGENT_STATE_COUNT][AGENT_EVENT_COUNT] = {
 		[AGENT_EV_FLUSHED] = {NULL, AGENT_END},
 	},
 };
+/* clang-format on */
 
 static void take_event(struct agent *a, enum agent_event event)
 {

@@ -23,7 +23,7 @@
 #include "launcher/spawn.h"
 #include "launcher/tree.h"
 
-#define READ_BYTES  65536u
+#define READ_BYTES 65536u
 /* A pipe holds at most this much by default limits (/proc/sys/fs/pipe-max-size): draining ends. */
 #define DRAIN_BYTES (1u << 20)
 

@@ -145,7 +145,7 @@ static int adopt(struct agent *a, struct agent_child *child, const struct spawne
 
 static int spawn_daemon(struct agent *a, int listen_fd, int config_fd, struct err *err)
 {
-	static const char *const set[] = {"LISTEN_FDS=1", "LISTEN_PID=",   "LISTEN_FDNAMES",
+	static const char *const set[] = {"LISTEN_FDS=1",  "LISTEN_PID=",   "LISTEN_FDNAMES",
 					  "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
 	char *argv[] = {(char *)"dsoffloadd", (char *)"--foreground", (char *)"--config",
 			(char *)"/proc/self/fd/4", NULL};

@@ -8,7 +8,7 @@
 #include "common/err.h"
 
 struct cgroup {
-	char path[512]; /* "" when there is none */
+	char path[512];        /* "" when there is none */
 	int procs_fd, kill_fd; /* -1 when there is none */
 };
 

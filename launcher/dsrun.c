@@ -29,7 +29,7 @@
 #include "offload/plan.h"
 #include "offload/train_config.h"
 
-#define SYSTEM_SOCKET	 "/run/dsoffload/dsoffload.sock"
+#define SYSTEM_SOCKET "/run/dsoffload/dsoffload.sock"
 /* It travels inside the job's text, where escapes may make it several times as long. */
 #define CONFIG_BYTES_MAX ((size_t)128 << 10)
 
@@ -160,16 +160,17 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 	if (rc < 0)
 		return rc;
 	*ret = (struct launch){
-		.job = {
-			.id = programs->id,
-			.config_name = o->config,
-			.config_text = p->text,
-			.world = p->config.device.count,
-			.resume = o->resume,
-			.export_path = o->export_path,
-			.generate = o->generate,
-			.prompt = o->prompt,
-		},
+		.job =
+			{
+				.id = programs->id,
+				.config_name = o->config,
+				.config_text = p->text,
+				.world = p->config.device.count,
+				.resume = o->resume,
+				.export_path = o->export_path,
+				.generate = o->generate,
+				.prompt = o->prompt,
+			},
 		.daemon = LAUNCH_DAEMON_AUTO,
 		.socket = o->daemon ? o->daemon : SYSTEM_SOCKET,
 		.daemon_memory_bytes = p->config.host.memory,
@@ -302,12 +303,11 @@ static int print(const char *text)
 	return err_exit_status(rc);
 }
 
-static const char version_text[] =
-	"dsrun " DSRUN_VERSION "\n"
-	"devices      cpu (scalar, AVX2, AVX-512)\n"
-	"collectives  shm\n"
-	"swap engines io_uring, libaio\n"
-	"left out     cuda, nccl, mpi\n";
+static const char version_text[] = "dsrun " DSRUN_VERSION "\n"
+				   "devices      cpu (scalar, AVX2, AVX-512)\n"
+				   "collectives  shm\n"
+				   "swap engines io_uring, libaio\n"
+				   "left out     cuda, nccl, mpi\n";
 
 int main(int argc, char **argv)
 {
@@ -325,7 +325,6 @@ int main(int argc, char **argv)
 		return print(options_usage);
 	if (options.version)
 		return print(version_text);
-	log_init("dsrun", (enum log_level)options.log_level,
-		 (enum log_format)options.log_format);
+	log_init("dsrun", (enum log_level)options.log_level, (enum log_format)options.log_format);
 	return options.plan || options.check ? look(&options) : train(&options);
 }

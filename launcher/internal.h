@@ -59,9 +59,9 @@ struct agent_child {
 	uint32_t rank; /* or LINK_RANK_DAEMON */
 	pid_t pid;
 	int pidfd, exec_fd, out_fd, err_fd, report_fd; /* -1 when closed */
-	bool alive;	/* not yet reaped */
-	bool announced; /* has sent REPORT_FAILURE */
-	bool starting;	/* exec is not known to have worked */
+	bool alive;                                    /* not yet reaped */
+	bool announced;                                /* has sent REPORT_FAILURE */
+	bool starting;                                 /* exec is not known to have worked */
 	enum link_ours ours;
 	int status; /* once it ended: its exit code, or 128 + signal */
 	uint64_t started_ns;
@@ -77,8 +77,8 @@ struct agent {
 	struct link_in in;
 	struct link_out out;
 	uint32_t out_interest; /* epoll events asked for on the link's output */
-	bool orphans;	       /* there may be some to reap */
-	bool paused;	       /* children are not read: dsrun does not keep up */
+	bool orphans;          /* there may be some to reap */
+	bool paused;           /* children are not read: dsrun does not keep up */
 
 	struct launch_docs docs; /* own what `launch` points to */
 	struct launch launch;
@@ -89,15 +89,15 @@ struct agent {
 
 	struct agent_child *children; /* [world] workers, then the daemon's */
 	struct agent_child *daemon;   /* its slot; pid 0 when there is none */
-	char socket[128];	      /* of the daemon; "" when there is none */
-	unsigned alive;		      /* workers not yet reaped */
+	char socket[128];             /* of the daemon; "" when there is none */
+	unsigned alive;               /* workers not yet reaped */
 
 	bool failed; /* a first failure is recorded */
 	uint32_t failed_rank;
 	uint64_t failed_at_ns;
-	bool hurry;		       /* nobody gets a grace any more */
-	uint64_t deadline_ns;  /* 0: none */
-	int left;	       /* processes that the last sweep found */
+	bool hurry;           /* nobody gets a grace any more */
+	uint64_t deadline_ns; /* 0: none */
+	int left;             /* processes that the last sweep found */
 };
 
 uint64_t agent_now_ns(void);

@@ -72,6 +72,7 @@ struct numbers {
 
 #define AT(field) offsetof(struct numbers, field)
 
+/* clang-format off */
 static const struct conf_key launch_keys[] = {
 	{.name = "daemon", .type = CONF_U64, .offset = AT(daemon), .required = true, .min = 0,
 	 .max = LAUNCH_DAEMON_COUNT - 1},
@@ -92,6 +93,7 @@ static const struct conf_key launch_keys[] = {
 	 .min = 0, .max = 3},
 	{.type = CONF_END},
 };
+/* clang-format on */
 
 static int parse_launch(const char *text, size_t len, struct launch *ret, struct conf_doc **ret_doc,
 			struct err *err)

@@ -20,7 +20,7 @@ enum launch_daemon {
 
 struct launch {
 	struct job job; /* but its socket, which the agent decides */
-	int daemon;	/* enum launch_daemon */
+	int daemon;     /* enum launch_daemon */
 	const char *socket;
 	uint64_t daemon_memory_bytes, daemon_threads; /* of a private daemon */
 	struct conf_strings daemon_paths;

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-#define LINES_BYTES_MAX	 16384u /* a longer line is cut here */
+#define LINES_BYTES_MAX  16384u /* a longer line is cut here */
 #define LINES_TAIL_COUNT 20u
 #define LINES_TAIL_BYTES 512u
 
@@ -24,7 +24,7 @@ void lines_finish(struct lines *lines, lines_fn *fn, void *ctx);
 
 struct tail {
 	char (*lines)[LINES_TAIL_BYTES]; /* a ring of LINES_TAIL_COUNT */
-	size_t count;			 /* ever added */
+	size_t count;                    /* ever added */
 };
 
 /* Lines are cut at LINES_TAIL_BYTES, control characters replaced; empty ones are left out. */

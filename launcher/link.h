@@ -28,15 +28,15 @@
 
 #include "common/err.h"
 
-#define LINK_MAGIC	0x6b6e6c64u /* "dlnk" */
-#define LINK_VERSION	1u
-#define LINK_BYTES_MAX	(1u << 20)
+#define LINK_MAGIC      0x6b6e6c64u /* "dlnk" */
+#define LINK_VERSION    1u
+#define LINK_BYTES_MAX  (1u << 20)
 #define LINK_HOST_BYTES 64u
-#define LINK_SET_BYTES	256u
+#define LINK_SET_BYTES  256u
 
 /* `rank` of frames about the private daemon, and about nobody. */
 #define LINK_RANK_DAEMON 0xfffffffeu
-#define LINK_RANK_NONE	 0xffffffffu
+#define LINK_RANK_NONE   0xffffffffu
 
 enum link_type {
 	LINK_HELLO = 1,
@@ -90,10 +90,10 @@ struct link_failure {
 
 struct link_exited {
 	uint32_t pid;
-	int32_t how;	/* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
+	int32_t how;    /* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
 	int32_t status; /* exit code or signal */
-	uint32_t ours;	/* enum link_ours */
-	uint32_t oom;	/* 1: the kernel's log says that it killed it for lack of memory */
+	uint32_t ours;  /* enum link_ours */
+	uint32_t oom;   /* 1: the kernel's log says that it killed it for lack of memory */
 	uint32_t pad;
 	uint64_t started_ns, at_ns;
 };

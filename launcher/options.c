@@ -35,13 +35,13 @@ const char options_usage[] =
 	"Exit status: 0 if every rank returned 0, else the first failure's. See dsrun(1).\n";
 
 enum option_kind {
-	OPTION_FLAG,	 /* bool */
-	OPTION_TEXT,	 /* const char * */
-	OPTION_COUNT,	 /* uint64_t */
+	OPTION_FLAG,     /* bool */
+	OPTION_TEXT,     /* const char * */
+	OPTION_COUNT,    /* uint64_t */
 	OPTION_DURATION, /* uint64_t nanoseconds */
-	OPTION_LEVEL,	 /* int, of level_names */
-	OPTION_FORMAT,	 /* int, of format_names */
-	OPTION_ADD,	 /* one more KEY=VALUE */
+	OPTION_LEVEL,    /* int, of level_names */
+	OPTION_FORMAT,   /* int, of format_names */
+	OPTION_ADD,      /* one more KEY=VALUE */
 };
 
 struct option {
@@ -53,6 +53,7 @@ struct option {
 
 #define AT(field) offsetof(struct options, field)
 
+/* clang-format off */
 static const struct option options[] = {
 	{"--plan", 0, OPTION_FLAG, AT(plan)},
 	{"--json", 0, OPTION_FLAG, AT(json)},
@@ -73,6 +74,7 @@ static const struct option options[] = {
 	{"--version", 0, OPTION_FLAG, AT(version)},
 	{"--help", 'h', OPTION_FLAG, AT(help)},
 };
+/* clang-format on */
 
 #define OPTION_TOTAL (sizeof(options) / sizeof(options[0]))
 
@@ -152,8 +154,8 @@ static int take_add(struct options *ret, const char *value, struct err *err)
 			       value);
 	for (size_t i = 0; i < ret->add_count; i++) {
 		if (strncmp(ret->adds[i], value, key_len + 1) == 0)
-			return err_set(err, ERR_USAGE, "--summary-add: '%s' and '%s'",
-				       ret->adds[i], value);
+			return err_set(err, ERR_USAGE, "--summary-add: '%s' and '%s'", ret->adds[i],
+				       value);
 	}
 	if (ret->add_count == OPTIONS_ADDS_MAX)
 		return err_set(err, ERR_USAGE, "--summary-add: more than %d", OPTIONS_ADDS_MAX);

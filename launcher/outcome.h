@@ -22,17 +22,17 @@ struct outcome {
 	/* OUTCOME_FAILED: the first failure. */
 	enum outcome_who who;
 	unsigned rank;
-	int code; /* the launcher's own error; 0: a process ended */
+	int code;                  /* the launcher's own error; 0: a process ended */
 	struct link_exited exited; /* pid 0: it never ran, or its end was not seen */
 	char host[LINK_HOST_BYTES], cores[LINK_SET_BYTES];
 	char text[ERR_TEXT_BYTES]; /* what it said of its failure; "" */
-	struct tail tail;	   /* its last lines; borrowed from supervision */
+	struct tail tail;          /* its last lines; borrowed from supervision */
 
 	/* What came of it. */
 	unsigned world, terminated, killed; /* other ranks that ended of our SIGTERM, SIGKILL */
-	unsigned left;			    /* processes that could not be killed */
-	uint64_t grace_ns, seconds_ns;	    /* seconds_ns: how long the job took */
-	char *summary;			    /* of rank 0's worker, JSON; NULL: none */
+	unsigned left;                      /* processes that could not be killed */
+	uint64_t grace_ns, seconds_ns;      /* seconds_ns: how long the job took */
+	char *summary;                      /* of rank 0's worker, JSON; NULL: none */
 };
 
 /* Words for how a process ended: "exited with status 3", "killed by SIGSEGV (core dumped)". */

@@ -22,9 +22,9 @@
 
 #define QUEUE_BYTES    ((size_t)1 << 20)
 #define LIVE_PERIOD_NS 100000000ull
-#define ERASE	       "\r\033[K"
+#define ERASE          "\r\033[K"
 /* poll promises a pipe's writer PIPE_BUF bytes, a terminal's less. */
-#define WRITE_BYTES    ((size_t)PIPE_BUF)
+#define WRITE_BYTES     ((size_t)PIPE_BUF)
 #define WRITE_TTY_BYTES ((size_t)256)
 
 static bool same_file(int a, int b)

@@ -24,7 +24,7 @@ struct screen_stream {
 struct screen {
 	struct screen_stream streams[SCREEN_STREAM_COUNT];
 	bool live_wanted; /* standard output is a terminal that can erase a line */
-	bool same;	  /* both streams are one terminal: one queue keeps the order */
+	bool same;        /* both streams are one terminal: one queue keeps the order */
 	bool live_shown, live_fresh;
 	uint64_t live_at_ns;
 	char live[SCREEN_LIVE_BYTES];

@@ -15,12 +15,12 @@ struct spawn {
 	const char *path;
 	char *const *argv;
 	char *const *envp;
-	char *pid_text; /* a string of envp that the child ends with its pid; NULL: none */
+	char *pid_text;         /* a string of envp that the child ends with its pid; NULL: none */
 	int fds[SPAWN_FDS_MAX]; /* become 0..fd_count-1; borrowed */
 	unsigned fd_count;
 	const struct topo *topo; /* with cpuset: where it runs; NULL: unbound */
 	const char *cpuset;
-	int cgroup_fd; /* cgroup.procs to enter; -1: none */
+	int cgroup_fd;        /* cgroup.procs to enter; -1: none */
 	bool die_with_parent; /* SIGKILL when the calling thread ends */
 };
 

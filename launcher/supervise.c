@@ -39,9 +39,9 @@
 
 extern char **environ;
 
-#define NS_PER_SEC    1000000000ull
-#define NS_PER_MS     1000000ull
-#define HELLO_NS      (30 * NS_PER_SEC)
+#define NS_PER_SEC 1000000000ull
+#define NS_PER_MS  1000000ull
+#define HELLO_NS   (30 * NS_PER_SEC)
 /* How long the agent may take for what it does at once; after that we do it. */
 #define ANSWER_NS     (5 * NS_PER_SEC)
 #define UNKILLABLE_NS (60 * NS_PER_SEC) /* as in agent.c */
@@ -50,11 +50,11 @@ extern char **environ;
 enum super_state {
 	SUPER_START, /* the agent has not greeted */
 	SUPER_RUN,
-	SUPER_STOP, /* workers were asked to come to an end */
-	SUPER_FAIL, /* the agent reported a failure and is ending the rest */
-	SUPER_KILL, /* the agent was told to kill everything */
+	SUPER_STOP,  /* workers were asked to come to an end */
+	SUPER_FAIL,  /* the agent reported a failure and is ending the rest */
+	SUPER_KILL,  /* the agent was told to kill everything */
 	SUPER_CLOSE, /* the agent says that nothing is left */
-	SUPER_LOST, /* there is no agent any more: we kill what is left */
+	SUPER_LOST,  /* there is no agent any more: we kill what is left */
 	SUPER_END,
 	SUPER_STATE_COUNT,
 };
@@ -75,7 +75,7 @@ struct super {
 	struct job_view *view;
 	struct outcome *outcome;
 	enum super_state state;
-	uint32_t pending; /* bit per enum super_event */
+	uint32_t pending;     /* bit per enum super_event */
 	struct spawned agent; /* pid 0 once reaped */
 	int agent_status;     /* of waitpid, once reaped */
 	bool agent_reaped, done, abandoned;
@@ -194,6 +194,7 @@ struct super_rule {
 	enum super_state next; /* SUPER_START: there is no rule, since nothing leads back there */
 };
 
+/* clang-format off */
 static const struct super_rule rules[SUPER_STATE_COUNT][SUPER_EVENT_COUNT] = {
 	[SUPER_START] = {
 		[SUPER_EV_HELLO] = {act_job, SUPER_RUN},
@@ -233,6 +234,7 @@ static const struct super_rule rules[SUPER_STATE_COUNT][SUPER_EVENT_COUNT] = {
 		[SUPER_EV_DEADLINE] = {act_give_up, SUPER_END},
 	},
 };
+/* clang-format on */
 
 /* ---- the agent's end of things ---- */
 

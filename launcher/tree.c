@@ -56,11 +56,10 @@ static int read_process(pid_t pid, struct tree_process *ret)
 	char *fields = strrchr(text, ')');
 	int parent;
 	*ret = (struct tree_process){.pid = pid};
-	if (!fields ||
-	    sscanf(fields + 1,
-		   " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u"
-		   " %*d %*d %*d %*d %*d %*d %llu",
-		   &ret->state, &parent, &ret->flags, &ret->start) != 4)
+	if (!fields || sscanf(fields + 1,
+			      " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u"
+			      " %*d %*d %*d %*d %*d %*d %llu",
+			      &ret->state, &parent, &ret->flags, &ret->start) != 4)
 		return 0;
 	ret->parent = parent;
 	return 1;

@@ -154,8 +154,7 @@ static void copy_out(struct job_view *view, struct view_rank *rank, int which, c
 {
 	struct err err = {0};
 
-	if (rank->tee_fds[which] < 0 ||
-	    file_write_all(rank->tee_fds[which], text, len, &err) == 0)
+	if (rank->tee_fds[which] < 0 || file_write_all(rank->tee_fds[which], text, len, &err) == 0)
 		return;
 	close(rank->tee_fds[which]);
 	rank->tee_fds[which] = -1;

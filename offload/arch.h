@@ -17,8 +17,8 @@
 enum arch_init { ARCH_INIT_ZERO, ARCH_INIT_ONE, ARCH_INIT_NORMAL };
 
 struct arch_tensor {
-	char name[64];	 /* as Hugging Face's GPT-2 calls it: "h.3.attn.c_attn.weight" */
-	uint64_t rows;	 /* 0: a vector of `cols` */
+	char name[64]; /* as Hugging Face's GPT-2 calls it: "h.3.attn.c_attn.weight" */
+	uint64_t rows; /* 0: a vector of `cols` */
 	uint64_t cols;
 	uint64_t offset; /* in elements, from the start of the unit */
 	uint64_t count;
@@ -56,11 +56,11 @@ struct arch {
 	size_t unit_count;
 	struct arch_phase *train, *eval; /* of one micro-batch */
 	size_t train_count, eval_count;
-	size_t act_count;	  /* checkpointed activations */
-	uint64_t act_bytes;	  /* of each, for one micro-batch */
+	size_t act_count;         /* checkpointed activations */
+	uint64_t act_bytes;       /* of each, for one micro-batch */
 	uint64_t workspace_bytes; /* device memory that lives through all phases, and scratch */
-	uint64_t params;	  /* elements of all units */
-	double flops_per_token;	  /* forward and backward, without recomputation */
+	uint64_t params;          /* elements of all units */
+	double flops_per_token;   /* forward and backward, without recomputation */
 };
 
 int arch_make(const struct train_config *config, struct arch **ret, struct err *err);

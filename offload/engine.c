@@ -73,8 +73,8 @@ static int events_open(struct engine *e, struct device_event **events[], size_t 
 
 static int streams_open(struct engine *e, struct err *err)
 {
-	struct device_event **events[] = { &e->phase_done, &e->arrived, &e->reduced,
-					   &e->mark_compute, &e->mark_comm };
+	struct device_event **events[] = {&e->phase_done, &e->arrived, &e->reduced,
+					  &e->mark_compute, &e->mark_comm};
 	int rc;
 
 	if ((rc = device_stream_open(e->device, "compute", &e->compute, err)) < 0 ||
@@ -180,7 +180,7 @@ static int slots_alloc(struct engine *e, struct err *err)
 
 	for (size_t i = 0; i < d->gather_slots && rc == 0; i++) {
 		struct gather_slot *s = &e->gather_slots[i];
-		struct device_event **events[] = { &s->ready, &s->used, &s->saved };
+		struct device_event **events[] = {&s->ready, &s->used, &s->saved};
 
 		s->unit = -1;
 		rc = device_take(e, &s->mem, d->gather_slot_bytes, "a gather slot", err);
@@ -218,7 +218,7 @@ static int acts_alloc(struct engine *e, struct err *err)
 	}
 	for (size_t i = 0; i < d->act_buffers && rc == 0; i++) {
 		struct act_buffer *b = &e->act_buffers[i];
-		struct device_event **events[] = { &b->ready, &b->used, &b->saved };
+		struct device_event **events[] = {&b->ready, &b->used, &b->saved};
 
 		b->act = -1;
 		rc = device_take(e, &b->mem, d->act_bytes, "a checkpointed activation", err);
@@ -414,7 +414,7 @@ int engine_open(const struct engine_config *config, struct engine **ret, struct 
 /* Streams, events and memory are the device's and go with it; it is idle or has failed. */
 struct engine *engine_free(struct engine *e)
 {
-	struct err ignored = { 0 };
+	struct err ignored = {0};
 
 	if (!e)
 		return NULL;
@@ -473,7 +473,7 @@ int engine_pass_begin(struct engine *e, enum engine_pass pass, struct err *err)
 int engine_phase_begin(struct engine *e, struct engine_io *ret, struct err *err)
 {
 	const struct arch_phase *phase = &e->phases[e->phase];
-	struct engine_io io = { .workspace = e->workspace };
+	struct engine_io io = {.workspace = e->workspace};
 	int rc;
 
 	rc = units_fetch_ahead(e, err);

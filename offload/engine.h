@@ -53,7 +53,7 @@ enum engine_pass { ENGINE_TRAIN, ENGINE_EVAL };
 /* What a phase works on; device memory, valid for work enqueued before engine_phase_end. */
 struct engine_io {
 	const void *param; /* the unit's parameters, whole, plan->param_type */
-	float *grad;	   /* the unit's gradient, whole, fp32, zero before its first phase */
+	float *grad;       /* the unit's gradient, whole, fp32, zero before its first phase */
 	const float *act_in;
 	float *act_out;
 	void *workspace; /* plan->device.workspace_bytes, the same in every phase */
@@ -119,9 +119,9 @@ struct engine_stats {
 	uint64_t device_used_bytes;
 	uint64_t device_in_bytes, device_out_bytes; /* copied host to device and back */
 	uint64_t comm_bytes;
-	struct protocol_stats daemon; /* zero without one */
+	struct protocol_stats daemon;                       /* zero without one */
 	double compute_seconds, comm_seconds, copy_seconds; /* streams busy */
-	double wait_fetch_seconds, wait_grad_seconds;	    /* the driving thread blocked */
+	double wait_fetch_seconds, wait_grad_seconds;       /* the driving thread blocked */
 };
 
 int engine_stats(struct engine *engine, struct engine_stats *ret, struct err *err);

@@ -80,11 +80,11 @@ static void keep_on_device(struct engine *e, int u, struct part_buffer *part)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
 	struct unit_state *s = &e->units[u];
-	struct vector v = { .count = pu->opt_elems,
-			    .a = part->mem,
-			    .a_type = DTYPE_F32,
-			    .out = s->grad,
-			    .out_type = e->plan->grad_kept_type };
+	struct vector v = {.count = pu->opt_elems,
+			   .a = part->mem,
+			   .a_type = DTYPE_F32,
+			   .out = s->grad,
+			   .out_type = e->plan->grad_kept_type};
 
 	if (e->micro == 0)
 		vector_convert(e->comm_stream, &v);
@@ -93,10 +93,10 @@ static void keep_on_device(struct engine *e, int u, struct part_buffer *part)
 	device_event_record(part->free, e->comm_stream);
 	if (last_micro(e) && clips(e)) {
 		size_t skip = unit_norm_first(e, (size_t)u) * dtype_bytes(e->plan->grad_kept_type);
-		struct vector sq = { .count = pu->partition,
-				     .a = (char *)s->grad + skip,
-				     .a_type = e->plan->grad_kept_type,
-				     .blocks = s->blocks };
+		struct vector sq = {.count = pu->partition,
+				    .a = (char *)s->grad + skip,
+				    .a_type = e->plan->grad_kept_type,
+				    .blocks = s->blocks};
 
 		vector_sumsq(e->comm_stream, &sq);
 	}
@@ -106,7 +106,7 @@ static void keep_on_device(struct engine *e, int u, struct part_buffer *part)
 static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *err)
 {
 	struct grad_slot *slot = &e->grad_slots[e->grad_slot_next];
-	struct protocol_completion done = { 0 };
+	struct protocol_completion done = {0};
 	double start = engine_now();
 	bool pending = slot->id != ENGINE_NO_ID;
 	int rc;
@@ -138,11 +138,11 @@ static int push_grad(void *arg, struct err *err)
 /* A STEP of unit u; its id is kept in the unit until the next one, or in the slot. */
 static struct protocol_submission step_of(const struct engine *e, int u, double scale)
 {
-	return (struct protocol_submission){ .op = PROTOCOL_OP_STEP,
-					     .unit = (uint32_t)u,
-					     .step = e->step,
-					     .lr = e->lr,
-					     .grad_scale = scale };
+	return (struct protocol_submission){.op = PROTOCOL_OP_STEP,
+					    .unit = (uint32_t)u,
+					    .step = e->step,
+					    .lr = e->lr,
+					    .grad_scale = scale};
 }
 
 /* What copy-out pushes once the gradient lies in the slot. */
@@ -193,11 +193,11 @@ static int send_out(struct engine *e, int u, struct part_buffer *part, struct er
 	int rc;
 
 	if (part->cast) {
-		struct vector v = { .count = pu->opt_elems,
-				    .a = part->mem,
-				    .a_type = DTYPE_F32,
-				    .out = part->cast,
-				    .out_type = DTYPE_BF16 };
+		struct vector v = {.count = pu->opt_elems,
+				   .a = part->mem,
+				   .a_type = DTYPE_F32,
+				   .out = part->cast,
+				   .out_type = DTYPE_BF16};
 
 		vector_convert(e->comm_stream, &v);
 		src = part->cast;
@@ -316,21 +316,21 @@ static void adam_on_device(struct engine *e, int u, void *param, double scale)
 	const struct plan_unit *pu = &e->plan->units[u];
 	const struct train_config *c = e->config;
 	const struct unit_state *s = &e->units[u];
-	struct adam_hyper hyper = { .lr = e->lr,
-				    .beta1 = c->optimizer.betas.at[0],
-				    .beta2 = c->optimizer.betas.at[1],
-				    .eps = c->optimizer.eps,
-				    .weight_decay = c->optimizer.weight_decay };
-	struct adam a = { .count = pu->opt_elems,
-			  .decay_count = unit_decay(e, (size_t)u),
-			  .grad = s->grad,
-			  .grad_type = e->plan->grad_kept_type,
-			  .param_type = e->plan->param_type,
-			  .param = param,
-			  .lo = s->lo,
-			  .m = s->m,
-			  .v = s->v,
-			  .scalars = adam_scalars_make(&hyper, e->step, scale) };
+	struct adam_hyper hyper = {.lr = e->lr,
+				   .beta1 = c->optimizer.betas.at[0],
+				   .beta2 = c->optimizer.betas.at[1],
+				   .eps = c->optimizer.eps,
+				   .weight_decay = c->optimizer.weight_decay};
+	struct adam a = {.count = pu->opt_elems,
+			 .decay_count = unit_decay(e, (size_t)u),
+			 .grad = s->grad,
+			 .grad_type = e->plan->grad_kept_type,
+			 .param_type = e->plan->param_type,
+			 .param = param,
+			 .lo = s->lo,
+			 .m = s->m,
+			 .v = s->v,
+			 .scalars = adam_scalars_make(&hyper, e->step, scale)};
 
 	adam_step(e->compute, &a);
 }

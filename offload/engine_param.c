@@ -99,8 +99,8 @@ int unit_fetch(struct engine *e, int u, bool must, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
 	bool fetch = needs_fetch(s);
-	struct protocol_submission op = { .op = fetch ? PROTOCOL_OP_FETCH : PROTOCOL_OP_LOAD,
-					  .unit = (uint32_t)u };
+	struct protocol_submission op = {.op = fetch ? PROTOCOL_OP_FETCH : PROTOCOL_OP_LOAD,
+					 .unit = (uint32_t)u};
 	int slot = -1, rc;
 
 	if (s->fetching || (!fetch && s->replica != REPLICA_BLOB))
@@ -153,7 +153,7 @@ int units_fetch_ahead(struct engine *e, struct err *err)
 static int arrive(struct engine *e, int u, const char **ret, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
-	struct protocol_completion done = { 0 };
+	struct protocol_completion done = {0};
 	double start = engine_now();
 	int rc;
 
@@ -341,7 +341,7 @@ int unit_bring(struct engine *e, int u, int *ret_slot, struct err *err)
 		i = slot_choose(e);
 	slot = &e->gather_slots[i];
 	/* Invariant 3: who may still touch the slot. */
-	struct device_event *const before[] = { slot->ready, slot->used, slot->saved };
+	struct device_event *const before[] = {slot->ready, slot->used, slot->saved};
 
 	for (size_t k = 0; k < 3; k++) {
 		device_stream_wait(e->copy_in, before[k]);
@@ -362,8 +362,8 @@ char *unit_mem(struct engine *e, int u, int slot)
 
 void unit_await(struct engine *e, int u, int slot, struct device_stream *stream)
 {
-	device_stream_wait(stream, slot < 0 ? e->units[u].replica_written :
-					      e->gather_slots[slot].ready);
+	device_stream_wait(stream,
+			   slot < 0 ? e->units[u].replica_written : e->gather_slots[slot].ready);
 }
 
 /* Runs on the copy-out stream: the parameters lie in the arena, the daemon may have them. */
@@ -392,10 +392,10 @@ static int store_begin(struct engine *e, int u, char **ret_dst, struct store **r
 	if (rc < 0)
 		return rc;
 	s->store.client = e->client;
-	s->store.submission = (struct protocol_submission){ .op = PROTOCOL_OP_STORE,
-							    .unit = (uint32_t)u,
-							    .id = s->store_id,
-							    .offset = e->fetch_slots[i].offset };
+	s->store.submission = (struct protocol_submission){.op = PROTOCOL_OP_STORE,
+							   .unit = (uint32_t)u,
+							   .id = s->store_id,
+							   .offset = e->fetch_slots[i].offset};
 	s->store.slot = i;
 	*ret_dst = e->arena + e->fetch_slots[i].offset;
 	*ret = &s->store;

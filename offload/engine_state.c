@@ -17,7 +17,7 @@ struct range {
 
 static struct range held(const struct engine *e, size_t u)
 {
-	return (struct range){ unit_first(e, u), e->plan->units[u].opt_elems };
+	return (struct range){unit_first(e, u), e->plan->units[u].opt_elems};
 }
 
 /* At stage 0 all ranks hold the same: each exports its partition. */
@@ -25,7 +25,7 @@ static struct range exported(const struct engine *e, size_t u)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
 
-	return (struct range){ e->rank * pu->partition, pu->partition };
+	return (struct range){e->rank * pu->partition, pu->partition};
 }
 
 /* The first and last chunk that a range of the unit touches. Chunks count from what is held. */
@@ -48,8 +48,8 @@ static struct range chunk_range(const struct engine *e, size_t u, uint64_t chunk
 	uint64_t first = chunk * e->plan->chunk_elems;
 	uint64_t left = all.count - first;
 
-	return (struct range){ all.first + first,
-			       left < e->plan->chunk_elems ? left : e->plan->chunk_elems };
+	return (struct range){all.first + first,
+			      left < e->plan->chunk_elems ? left : e->plan->chunk_elems};
 }
 
 size_t engine_export_pieces(const struct engine *e, size_t u)
@@ -81,7 +81,7 @@ static struct range intersect(struct range a, struct range b)
 	uint64_t first = a.first > b.first ? a.first : b.first;
 	uint64_t a_end = a.first + a.count, b_end = b.first + b.count;
 
-	return (struct range){ first, (a_end < b_end ? a_end : b_end) - first };
+	return (struct range){first, (a_end < b_end ? a_end : b_end) - first};
 }
 
 /* A transfer slot of the arena, once the daemon is through with it. */
@@ -102,12 +102,12 @@ static int transfer_take(struct engine *e, int *ret, char **ret_mem, struct err 
 static int transfer_submit(struct engine *e, uint32_t op, size_t u, uint64_t chunk, int slot,
 			   struct err *err)
 {
-	struct protocol_submission s = { .op = op,
-					 .unit = (uint32_t)u,
-					 .chunk = (uint32_t)chunk,
-					 .offset = e->data_offset + e->plan->host.transfer_offset +
-						   (uint64_t)slot *
-							   e->plan->host.transfer_slot_bytes };
+	struct protocol_submission s = {.op = op,
+					.unit = (uint32_t)u,
+					.chunk = (uint32_t)chunk,
+					.offset =
+						e->data_offset + e->plan->host.transfer_offset +
+						(uint64_t)slot * e->plan->host.transfer_slot_bytes};
 
 	return client_submit(e->client, &s, &e->transfer_id[slot], err);
 }
@@ -309,8 +309,7 @@ int engine_read_unit(struct engine *e, size_t u, const void **ret, struct err *e
 	if (!e->read_buffer)
 		return err_sys(err, -ENOMEM, "allocating %zu bytes for unit %zu", bytes, u);
 	unit_await(e, (int)u, slot, e->copy_out);
-	device_copy(e->copy_out, e->read_buffer, unit_mem(e, (int)u, slot), bytes,
-		    DEVICE_COPY_OUT);
+	device_copy(e->copy_out, e->read_buffer, unit_mem(e, (int)u, slot), bytes, DEVICE_COPY_OUT);
 	/* Whoever takes the slot next must wait for this copy. */
 	if (slot >= 0)
 		device_event_record(e->gather_slots[slot].saved, e->copy_out);

@@ -20,25 +20,25 @@
  * the replica stale until its next use refreshes it from there.
  */
 enum replica {
-	REPLICA_WHOLE,	/* device, whole unit: no offload, stage < 3 */
-	REPLICA_PART,	/* device, this rank's partition: no offload, stage 3 */
+	REPLICA_WHOLE,  /* device, whole unit: no offload, stage < 3 */
+	REPLICA_PART,   /* device, this rank's partition: no offload, stage 3 */
 	REPLICA_REGION, /* arena, param_elems: offloaded to the CPU */
-	REPLICA_BLOB,	/* swap, param_elems, as a blob of the session */
-	REPLICA_HOME,	/* the daemon's: stage 3, parameters and optimizer offloaded */
+	REPLICA_BLOB,   /* swap, param_elems, as a blob of the session */
+	REPLICA_HOME,   /* the daemon's: stage 3, parameters and optimizer offloaded */
 };
 
 /* A fetch slot of the arena: parameters between swap and device. */
 struct fetch_slot {
-	uint64_t offset;	   /* from the arena's start */
+	uint64_t offset;           /* from the arena's start */
 	struct device_event *free; /* the device has read, or written, what was asked for */
-	int storing;		   /* the unit whose STORE reads it, -1 */
-	bool taken;		   /* by a unit's fetch in flight */
+	int storing;               /* the unit whose STORE reads it, -1 */
+	bool taken;                /* by a unit's fetch in flight */
 };
 
 /* A gather slot: device memory for one whole unit. */
 struct gather_slot {
 	char *mem;
-	int unit; /* whose parameters it holds; -1: nobody's */
+	int unit;                   /* whose parameters it holds; -1: nobody's */
 	struct device_event *ready; /* whole and current */
 	struct device_event *used;  /* compute has read it */
 	struct device_event *saved; /* copied back to the replica */
@@ -48,8 +48,8 @@ struct gather_slot {
 struct grad_slot {
 	uint64_t offset;
 	int unit;
-	uint32_t id;	  /* the operation that will free the slot */
-	bool carries_norm; /* its completion carries the unit's sum of squares */
+	uint32_t id;                 /* the operation that will free the slot */
+	bool carries_norm;           /* its completion carries the unit's sum of squares */
 	struct device_event *pushed; /* copy-out is through with what follows */
 	struct client *client;
 	struct protocol_submission push[2];
@@ -98,15 +98,15 @@ struct unit_state {
 	enum replica replica;
 	char *mem; /* REPLICA_WHOLE, REPLICA_PART: device memory */
 	bool stale;
-	bool fetching;	  /* operation fetch_id brings it into the arena */
-	int fetch_slot;		/* -1: straight from the arena */
+	bool fetching;  /* operation fetch_id brings it into the arena */
+	int fetch_slot; /* -1: straight from the arena */
 	uint32_t fetch_id;
 	uint64_t fetch_offset;
-	uint32_t store_id;	       /* a STORE that a later LOAD must wait for */
+	uint32_t store_id; /* a STORE that a later LOAD must wait for */
 	struct store store;
 	struct device_event *replica_written; /* device -> REPLICA_REGION */
-	uint32_t step_id;	       /* the last STEP */
-	double sumsq;		       /* of this rank's norm range */
+	uint32_t step_id;                     /* the last STEP */
+	double sumsq;                         /* of this rank's norm range */
 	/* optimizer on the device */
 	void *grad;
 	float *m, *v;
@@ -116,9 +116,9 @@ struct unit_state {
 };
 
 struct act_state {
-	int buffer; /* the device buffer that holds it, -1 */
-	int slot;   /* the slot of its LOAD in flight, -1 */
-	bool made;  /* in this pass */
+	int buffer;                 /* the device buffer that holds it, -1 */
+	int slot;                   /* the slot of its LOAD in flight, -1 */
+	bool made;                  /* in this pass */
 	struct device_event *saved; /* copied out */
 };
 
@@ -133,11 +133,11 @@ struct engine {
 	char *arena;
 	uint64_t arena_bytes, data_offset;
 	size_t param_bytes, grad_bytes; /* of an element in use; of a reduced gradient leaving */
-	bool offloaded;			/* the optimizer is the daemon's */
+	bool offloaded;                 /* the optimizer is the daemon's */
 
 	struct device_stream *compute, *comm_stream, *copy_in, *copy_out;
-	struct device_event *phase_done;	/* compute, end of the latest phase */
-	struct device_event *arrived, *reduced; /* hand-overs between streams */
+	struct device_event *phase_done;               /* compute, end of the latest phase */
+	struct device_event *arrived, *reduced;        /* hand-overs between streams */
 	struct device_event *mark_compute, *mark_comm; /* end of the latest step */
 
 	struct unit_state *units;
@@ -204,8 +204,7 @@ static inline uint64_t unit_norm_first(const struct engine *e, size_t u)
 double engine_now(void);
 
 /* client_wait for *id when one is pending, and forgets it. */
-int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *ret,
-		  struct err *err);
+int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *ret, struct err *err);
 
 /* engine_param.c: parameters in. */
 

@@ -15,21 +15,21 @@
 
 /* A worker's file descriptors beside 0 (/dev/null), 1 and 2 (pipes to the agent). */
 enum job_fd {
-	JOB_FD_JOB = 3,	   /* memfd: the text of struct job */
+	JOB_FD_JOB = 3,    /* memfd: the text of struct job */
 	JOB_FD_COMM = 4,   /* memfd of comm_shm_bytes(world); passed when world is 1 too */
 	JOB_FD_REPORT = 5, /* pipe: reports, see below */
 };
 
 struct job {
-	const char *id;		 /* printable, unique on this host */
+	const char *id;          /* printable, unique on this host */
 	const char *config_name; /* as messages call it */
 	const char *config_text;
 	uint64_t world;
-	const char *socket;	 /* the daemon's; NULL when the plan needs none */
-	bool resume;		 /* go on from the newest checkpoint */
+	const char *socket;      /* the daemon's; NULL when the plan needs none */
+	bool resume;             /* go on from the newest checkpoint */
 	const char *export_path; /* weights as safetensors when done; NULL: none */
-	uint64_t generate;	 /* tokens to sample when done */
-	const char *prompt;	 /* what the sample begins with; NULL or "": a newline */
+	uint64_t generate;       /* tokens to sample when done */
+	const char *prompt;      /* what the sample begins with; NULL or "": a newline */
 };
 
 /*
@@ -52,10 +52,10 @@ struct report_head {
 
 enum report_type {
 	REPORT_NOTE = 1, /* a line everybody should see: evaluation, checkpoint written, sample */
-	REPORT_STEP,	 /* a line for logs: every log.every steps */
-	REPORT_LIVE,	 /* the state of things for a terminal's live line: every step */
-	REPORT_SUMMARY,	 /* one JSON object: what goes into --summary; rank 0, once */
-	REPORT_FAILURE,	 /* why this rank is about to exit: one line */
+	REPORT_STEP,     /* a line for logs: every log.every steps */
+	REPORT_LIVE,     /* the state of things for a terminal's live line: every step */
+	REPORT_SUMMARY,  /* one JSON object: what goes into --summary; rank 0, once */
+	REPORT_FAILURE,  /* why this rank is about to exit: one line */
 };
 
 /* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks on a full pipe. */

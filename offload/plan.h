@@ -37,15 +37,15 @@ struct plan_unit {
  * *_bytes of one buffer here, and each unit's share of the resident sums. */
 struct plan_device {
 	uint64_t gather_slots, gather_slot_bytes; /* whole units on their way and in use */
-	uint64_t param_bytes;			  /* resident parameters */
-	uint64_t state_bytes;			  /* resident optimizer state */
-	uint64_t grad_bytes;			  /* resident gradients, of plan->grad_kept_type */
-	uint64_t norm_bytes;			  /* their vector_blocks(opt_elems) doubles */
+	uint64_t param_bytes;                     /* resident parameters */
+	uint64_t state_bytes;                     /* resident optimizer state */
+	uint64_t grad_bytes;                      /* resident gradients, of plan->grad_kept_type */
+	uint64_t norm_bytes;                      /* their vector_blocks(opt_elems) doubles */
 	uint64_t grad_buffers, grad_buffer_bytes; /* fp32 gradient of the unit in work */
-	uint64_t grad_shared_bytes;		  /* those of units with grad_shared */
-	uint64_t part_buffers, part_bytes;	  /* reduced partitions on their way out, fp32 */
-	uint64_t part_cast_bytes;		  /* the same rounded to bf16, 0 when not needed */
-	uint64_t act_buffers, act_bytes;	  /* checkpointed activations */
+	uint64_t grad_shared_bytes;               /* those of units with grad_shared */
+	uint64_t part_buffers, part_bytes;        /* reduced partitions on their way out, fp32 */
+	uint64_t part_cast_bytes;                 /* the same rounded to bf16, 0 when not needed */
+	uint64_t act_buffers, act_bytes;          /* checkpointed activations */
 	uint64_t workspace_bytes;
 	uint64_t small_bytes; /* token ids, losses, norms */
 	uint64_t total_bytes, budget_bytes;
@@ -72,9 +72,9 @@ struct plan_host {
 	uint64_t state_bytes; /* the daemon's own: optimizer state placed on the CPU */
 	uint64_t grad_bytes;  /* gradients waiting for the norm, or accumulating */
 	uint64_t chunk_buffers, chunk_buffer_bytes; /* for what of a chunk is on NVMe */
-	uint64_t total_bytes;  /* arena and the daemon's own */
-	uint64_t budget_bytes; /* this rank's share of host.memory */
-	uint64_t least_bytes;  /* total with every count at its minimum, and all gradients on NVMe
+	uint64_t total_bytes;                       /* arena and the daemon's own */
+	uint64_t budget_bytes;                      /* this rank's share of host.memory */
+	uint64_t least_bytes; /* total with every count at its minimum, and all gradients on NVMe
 				* when some are */
 };
 
@@ -99,8 +99,8 @@ struct plan {
 	bool grad_kept;
 	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32
 				    * when accumulating, else grad_type */
-	uint64_t tokens;      /* of a micro-batch */
-	uint64_t chunk_elems; /* of the optimizer pipeline */
+	uint64_t tokens;           /* of a micro-batch */
+	uint64_t chunk_elems;      /* of the optimizer pipeline */
 	int place_param, place_optimizer, place_activations;
 	bool needs_daemon, needs_swap;
 	/*
@@ -126,7 +126,7 @@ struct plan {
 	struct plan_device device;
 	struct plan_host host;
 	struct plan_swap swap;
-	uint64_t comm_bytes;	    /* shared segment of the host's ranks */
+	uint64_t comm_bytes;        /* shared segment of the host's ranks */
 	uint64_t base_worker_bytes; /* what a process costs before it holds anything of the model */
 	uint64_t base_daemon_bytes;
 	uint64_t base_launcher_bytes; /* dsrun and its agent */

@@ -27,7 +27,7 @@
 
 #include "common/ring.h"
 
-#define PROTOCOL_MAGIC	 0x66667364u /* "dsff" */
+#define PROTOCOL_MAGIC   0x66667364u /* "dsff" */
 #define PROTOCOL_VERSION 1u
 
 #define PROTOCOL_PACKET_MAX 131072u
@@ -80,8 +80,8 @@ enum protocol_home { PROTOCOL_HOME_NONE, PROTOCOL_HOME_MEMORY, PROTOCOL_HOME_SWA
  * at param_offset, where the worker reads them; state and gradients in memory are the daemon's own.
  */
 struct protocol_unit {
-	uint64_t elems;	      /* a multiple of PROTOCOL_ALIGN_ELEMS */
-	uint64_t decay_elems; /* the first so many are decayed */
+	uint64_t elems;                  /* a multiple of PROTOCOL_ALIGN_ELEMS */
+	uint64_t decay_elems;            /* the first so many are decayed */
 	uint64_t norm_first, norm_elems; /* the range whose squares this rank sums; aligned */
 	uint64_t param_offset; /* from the arena's start; PROTOCOL_HOME_MEMORY only; aligned */
 	uint8_t param_home, state_home, grad_home; /* enum protocol_home; grad_home NONE: gradients
@@ -91,13 +91,13 @@ struct protocol_unit {
 
 struct protocol_open {
 	struct protocol_message head;
-	uint64_t data_bytes;  /* of the arena, behind header and rings */
-	uint64_t chunk_elems; /* of the pipeline; a multiple of PROTOCOL_ALIGN_ELEMS */
-	uint32_t chunk_buffers; /* >= 3 when anything of a unit is in swap, else 0 */
-	uint32_t ring_slots;	/* a power of two; also the most operations in flight */
+	uint64_t data_bytes;           /* of the arena, behind header and rings */
+	uint64_t chunk_elems;          /* of the pipeline; a multiple of PROTOCOL_ALIGN_ELEMS */
+	uint32_t chunk_buffers;        /* >= 3 when anything of a unit is in swap, else 0 */
+	uint32_t ring_slots;           /* a power of two; also the most operations in flight */
 	uint8_t param_type, grad_type; /* enum dtype; grad_type as it arrives */
-	uint8_t accumulate;	       /* several GRADs a step: gradients are kept in fp32 */
-	uint8_t engine;		       /* enum nvme_engine */
+	uint8_t accumulate;            /* several GRADs a step: gradients are kept in fp32 */
+	uint8_t engine;                /* enum nvme_engine */
 	uint32_t queue_depth;
 	uint32_t blob_extent_bytes;
 	uint32_t unit_count, blob_count, path_count;
@@ -110,8 +110,8 @@ struct protocol_opened {
 	struct protocol_message head;
 	uint64_t arena_bytes, submit_offset, complete_offset, data_offset;
 	uint64_t memory_bytes, swap_bytes; /* what the session was given */
-	char engine[16];		   /* the swap engine in use, "" without swap */
-	char note[512];			   /* what the user should know: a fall-back; "" */
+	char engine[16];                   /* the swap engine in use, "" without swap */
+	char note[512];                    /* what the user should know: a fall-back; "" */
 };
 
 struct protocol_stats {
@@ -120,7 +120,7 @@ struct protocol_stats {
 	uint64_t swap_read_bytes, swap_written_bytes;
 	uint64_t operations;
 	uint64_t stepped_elems;
-	double adam_seconds; /* summed over threads */
+	double adam_seconds;    /* summed over threads */
 	double io_wait_seconds; /* an operation was pending and only the disk was busy */
 };
 
@@ -194,8 +194,8 @@ enum protocol_op {
 	PROTOCOL_OP_LOAD,
 };
 
-#define PROTOCOL_FLAG_FIRST	 1u
-#define PROTOCOL_FLAG_LAST	 2u
+#define PROTOCOL_FLAG_FIRST      1u
+#define PROTOCOL_FLAG_LAST       2u
 #define PROTOCOL_FLAG_FROM_ARENA 4u
 
 struct protocol_submission {

@@ -29,7 +29,7 @@ struct train_config {
 		uint64_t global, micro; /* sequences: in a step of all ranks; in a pass of one */
 	} batch;
 	struct {
-		int type; /* enum train_optimizer */
+		int type;                           /* enum train_optimizer */
 		double lr, eps, weight_decay, clip; /* clip 0: none */
 		struct conf_doubles betas;
 	} optimizer;
@@ -54,8 +54,8 @@ struct train_config {
 		uint64_t threads; /* of the CPU optimizer, per host */
 	} host;
 	struct {
-		int type;	 /* as enum device_type */
-		uint64_t count;	 /* per host */
+		int type;        /* as enum device_type */
+		uint64_t count;  /* per host */
 		uint64_t memory; /* of each device */
 	} device;
 	struct {

@@ -13,11 +13,11 @@
 
 struct bed {
 	/* To fill in; all may be left zero. */
-	unsigned ranks; /* 3 */
-	bool daemon;	/* the plan needs a daemon, which will be a private one */
-	const char *env[BED_ENV_MAX];	/* "FAKE_1=exit 3" */
+	unsigned ranks;                 /* 3 */
+	bool daemon;                    /* the plan needs a daemon, which will be a private one */
+	const char *env[BED_ENV_MAX];   /* "FAKE_1=exit 3" */
 	const char *args[BED_ARGS_MAX]; /* options of dsrun */
-	int out_fd;			/* its standard output; 0: kept in `out` */
+	int out_fd;                     /* its standard output; 0: kept in `out` */
 	bool ignore_hup;
 	bool no_config; /* args are the whole command line */
 

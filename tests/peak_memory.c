@@ -103,7 +103,7 @@ static uint64_t tree_bytes(pid_t root)
 
 int main(int argc, char **argv)
 {
-	const struct timespec pause = { .tv_nsec = 20000000 };
+	const struct timespec pause = {.tv_nsec = 20000000};
 	uint64_t peak = 0;
 	int status;
 	pid_t pid;

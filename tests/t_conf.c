@@ -37,43 +37,52 @@ struct config {
 
 #define AT(field) offsetof(struct config, field)
 
-static const char *const types[] = { "adamw", "adam", "sgd", NULL };
+static const char *const types[] = {"adamw", "adam", "sgd", NULL};
 
 static const struct conf_key zero_keys[] = {
-	{ .name = "stage", .type = CONF_U64, .offset = AT(zero.stage), .required = true, .max = 3 },
-	{ .name = "text", .type = CONF_STRING, .offset = AT(zero.text) },
-	{ .type = CONF_END },
+	{.name = "stage", .type = CONF_U64, .offset = AT(zero.stage), .required = true, .max = 3},
+	{.name = "text", .type = CONF_STRING, .offset = AT(zero.text)},
+	{.type = CONF_END},
 };
 
 static const struct conf_key job_keys[] = {
-	{ .name = "name", .type = CONF_STRING, .offset = offsetof(struct job, name),
-	  .required = true },
-	{ .name = "rank", .type = CONF_U64, .offset = offsetof(struct job, rank) },
-	{ .type = CONF_END },
+	{.name = "name",
+	 .type = CONF_STRING,
+	 .offset = offsetof(struct job, name),
+	 .required = true},
+	{.name = "rank", .type = CONF_U64, .offset = offsetof(struct job, rank)},
+	{.type = CONF_END},
 };
 
 static const struct conf_key keys[] = {
-	{ .name = "layers", .type = CONF_U64, .offset = AT(layers), .required = true, .min = 1,
-	  .max = 4096 },
-	{ .name = "count", .type = CONF_U64, .offset = AT(count) },
-	{ .name = "memory", .type = CONF_BYTES, .offset = AT(memory), .min = 4096, .max = 0x1p40 },
-	{ .name = "wait", .type = CONF_DURATION, .offset = AT(wait_ns), .min = 1e9, .max = 0x1p63 },
-	{ .name = "lr", .type = CONF_DOUBLE, .offset = AT(lr), .max = 1 },
-	{ .name = "on", .type = CONF_BOOL, .offset = AT(on) },
-	{ .name = "dir", .type = CONF_STRING, .offset = AT(dir) },
-	{ .name = "type", .type = CONF_ENUM, .offset = AT(type), .names = types },
-	{ .name = "paths", .type = CONF_STRINGS, .offset = AT(paths), .required = false },
-	{ .name = "betas", .type = CONF_DOUBLES, .offset = AT(betas), .count = 2, .max = 1 },
-	{ .name = "list", .type = CONF_DOUBLES, .offset = AT(list) },
-	{ .name = "jobs", .type = CONF_SECTIONS, .offset = AT(jobs), .keys = job_keys,
-	  .item_bytes = sizeof(struct job) },
-	{ .name = "zero", .type = CONF_SECTION, .keys = zero_keys },
-	{ .type = CONF_END },
+	{.name = "layers",
+	 .type = CONF_U64,
+	 .offset = AT(layers),
+	 .required = true,
+	 .min = 1,
+	 .max = 4096},
+	{.name = "count", .type = CONF_U64, .offset = AT(count)},
+	{.name = "memory", .type = CONF_BYTES, .offset = AT(memory), .min = 4096, .max = 0x1p40},
+	{.name = "wait", .type = CONF_DURATION, .offset = AT(wait_ns), .min = 1e9, .max = 0x1p63},
+	{.name = "lr", .type = CONF_DOUBLE, .offset = AT(lr), .max = 1},
+	{.name = "on", .type = CONF_BOOL, .offset = AT(on)},
+	{.name = "dir", .type = CONF_STRING, .offset = AT(dir)},
+	{.name = "type", .type = CONF_ENUM, .offset = AT(type), .names = types},
+	{.name = "paths", .type = CONF_STRINGS, .offset = AT(paths), .required = false},
+	{.name = "betas", .type = CONF_DOUBLES, .offset = AT(betas), .count = 2, .max = 1},
+	{.name = "list", .type = CONF_DOUBLES, .offset = AT(list)},
+	{.name = "jobs",
+	 .type = CONF_SECTIONS,
+	 .offset = AT(jobs),
+	 .keys = job_keys,
+	 .item_bytes = sizeof(struct job)},
+	{.name = "zero", .type = CONF_SECTION, .keys = zero_keys},
+	{.type = CONF_END},
 };
 
 static int parse(const char *text, struct config *c, struct conf_doc **doc, struct err *err)
 {
-	*c = (struct config){ .lr = 0.5, .type = 1 };
+	*c = (struct config){.lr = 0.5, .type = 1};
 	return conf_parse("t.yaml", text, strlen(text), keys, c, doc, err);
 }
 
@@ -93,7 +102,7 @@ START_TEST(everything_is_read)
 		"\"zero\":{\"stage\":3,\"text\":\"7\"}}",
 	};
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	struct config c;
 	struct job *jobs;
 
@@ -125,7 +134,7 @@ END_TEST
 START_TEST(defaults_stay)
 {
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	struct config c;
 
 	ck_assert_int_eq(parse("layers: 1\npaths: one\n", &c, &doc, &err), 0);
@@ -144,7 +153,7 @@ END_TEST
 START_TEST(errors_after_reading_name_the_place)
 {
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	struct config c;
 
 	ck_assert_int_eq(parse("layers: 1\nzero:\n  stage: 2\njobs:\n - name: a\n", &c, &doc, &err),
@@ -165,128 +174,128 @@ static const struct {
 	const char *text, *message; /* behind "t.yaml:" */
 } refused[] = {
 	/* keys */
-	{ "layers: 1\nzero:\n  stge: 2", "3:3: zero.stge: unknown key (did you mean 'stage'?)" },
-	{ "laeyrs: 1", "1:1: laeyrs: unknown key (did you mean 'layers'?)" },
-	{ "layers: 1\nstage: 3", "2:1: stage: unknown key (did you mean 'zero.stage'?)" },
-	{ "layers: 1\nzero: {nonsense: 3}",
-	  "2:8: zero.nonsense: unknown key (known here: stage, text)" },
-	{ "layers: 1\nLayers: 2", "2:1: Layers: unknown key (did you mean 'layers'?)" },
-	{ "layers: 1\n? [a]\n: 2", "2:3: expected a key, found a list" },
-	{ "layers: 1\n<<: {lr: 1}",
-	  "2:1: <<: unknown key (known here: layers, count, memory, wait, lr, on, dir, "
-	  "type, paths, betas, list, jobs, zero)" },
-	{ "layers: 1\nlr: 1\nlr: 0.5", "3:1: lr: given twice (first at line 2)" },
-	{ "layers: 1\nzero: {stage: 1}\nzero: {stage: 1}",
-	  "3:1: zero: given twice (first at line 2)" },
-	{ "lr: 1", "1:1: layers: missing" },
-	{ "layers: 1\nzero: {}", "2:7: zero.stage: missing" },
-	{ "layers: 1\njobs: [{name: a}, {rank: 1}]", "2:19: jobs[1].name: missing" },
-	{ "layers: 1\njobs: [{nmae: a}]", "2:9: jobs[0].nmae: unknown key (did you mean 'name'?)" },
-	{ "layers: 1\n\"a\\0b\": 2", "2:1: the text holds a NUL" },
+	{"layers: 1\nzero:\n  stge: 2", "3:3: zero.stge: unknown key (did you mean 'stage'?)"},
+	{"laeyrs: 1", "1:1: laeyrs: unknown key (did you mean 'layers'?)"},
+	{"layers: 1\nstage: 3", "2:1: stage: unknown key (did you mean 'zero.stage'?)"},
+	{"layers: 1\nzero: {nonsense: 3}",
+	 "2:8: zero.nonsense: unknown key (known here: stage, text)"},
+	{"layers: 1\nLayers: 2", "2:1: Layers: unknown key (did you mean 'layers'?)"},
+	{"layers: 1\n? [a]\n: 2", "2:3: expected a key, found a list"},
+	{"layers: 1\n<<: {lr: 1}",
+	 "2:1: <<: unknown key (known here: layers, count, memory, wait, lr, on, dir, "
+	 "type, paths, betas, list, jobs, zero)"},
+	{"layers: 1\nlr: 1\nlr: 0.5", "3:1: lr: given twice (first at line 2)"},
+	{"layers: 1\nzero: {stage: 1}\nzero: {stage: 1}",
+	 "3:1: zero: given twice (first at line 2)"},
+	{"lr: 1", "1:1: layers: missing"},
+	{"layers: 1\nzero: {}", "2:7: zero.stage: missing"},
+	{"layers: 1\njobs: [{name: a}, {rank: 1}]", "2:19: jobs[1].name: missing"},
+	{"layers: 1\njobs: [{nmae: a}]", "2:9: jobs[0].nmae: unknown key (did you mean 'name'?)"},
+	{"layers: 1\n\"a\\0b\": 2", "2:1: the text holds a NUL"},
 	/* kinds */
-	{ "", "1:1: the file is empty" },
-	{ "# only a comment\n", "2:1: the file is empty" },
-	{ "---\n", "2:1: expected a mapping, found nothing" },
-	{ "just text", "1:1: expected a mapping, found 'just text'" },
-	{ "- layers", "1:1: expected a mapping, found a list" },
-	{ "layers: 1\nzero: [3]", "2:7: zero: expected a mapping, found a list" },
-	{ "layers: 1\nzero: 3", "2:7: zero: expected a mapping, found '3'" },
-	{ "layers: 1\nzero:", "2:6: zero: expected a mapping, found nothing" },
-	{ "layers: [1]", "1:9: layers: expected a whole number, found a list" },
-	{ "layers: {a: 1}", "1:9: layers: expected a whole number, found a mapping" },
-	{ "layers: 1\npaths: {a: 1}",
-	  "2:8: paths: expected text or a list of texts, found a mapping" },
-	{ "layers: 1\npaths: [a, [b]]", "2:12: paths[1]: expected text, found a list" },
-	{ "layers: 1\nbetas: 0.9", "2:8: betas: expected a list of numbers, found '0.9'" },
-	{ "layers: 1\njobs: {name: a}", "2:7: jobs: expected a list of mappings, found a mapping" },
-	{ "layers: 1\njobs: [a]", "2:8: jobs[0]: expected a mapping, found 'a'" },
-	{ "layers:\n", "1:8: layers: no value given, expected a whole number" },
-	{ "layers: ~", "1:9: layers: no value given, expected a whole number" },
-	{ "layers: 1\ndir: null", "2:6: dir: no value given, expected text" },
-	{ "layers: 1\ndir: ''", "2:6: dir: the text is empty" },
-	{ "layers: 1\ndir: \"a\\tb\"", "2:6: dir: a control character inside" },
-	{ "layers: 1\ndir: |\n  a\n  b\n", "2:6: dir: a control character inside" },
-	{ "layers: 1\ndir: \"a\\0b\"", "2:6: dir: the text holds a NUL" },
+	{"", "1:1: the file is empty"},
+	{"# only a comment\n", "2:1: the file is empty"},
+	{"---\n", "2:1: expected a mapping, found nothing"},
+	{"just text", "1:1: expected a mapping, found 'just text'"},
+	{"- layers", "1:1: expected a mapping, found a list"},
+	{"layers: 1\nzero: [3]", "2:7: zero: expected a mapping, found a list"},
+	{"layers: 1\nzero: 3", "2:7: zero: expected a mapping, found '3'"},
+	{"layers: 1\nzero:", "2:6: zero: expected a mapping, found nothing"},
+	{"layers: [1]", "1:9: layers: expected a whole number, found a list"},
+	{"layers: {a: 1}", "1:9: layers: expected a whole number, found a mapping"},
+	{"layers: 1\npaths: {a: 1}",
+	 "2:8: paths: expected text or a list of texts, found a mapping"},
+	{"layers: 1\npaths: [a, [b]]", "2:12: paths[1]: expected text, found a list"},
+	{"layers: 1\nbetas: 0.9", "2:8: betas: expected a list of numbers, found '0.9'"},
+	{"layers: 1\njobs: {name: a}", "2:7: jobs: expected a list of mappings, found a mapping"},
+	{"layers: 1\njobs: [a]", "2:8: jobs[0]: expected a mapping, found 'a'"},
+	{"layers:\n", "1:8: layers: no value given, expected a whole number"},
+	{"layers: ~", "1:9: layers: no value given, expected a whole number"},
+	{"layers: 1\ndir: null", "2:6: dir: no value given, expected text"},
+	{"layers: 1\ndir: ''", "2:6: dir: the text is empty"},
+	{"layers: 1\ndir: \"a\\tb\"", "2:6: dir: a control character inside"},
+	{"layers: 1\ndir: |\n  a\n  b\n", "2:6: dir: a control character inside"},
+	{"layers: 1\ndir: \"a\\0b\"", "2:6: dir: the text holds a NUL"},
 	/* whole numbers */
-	{ "layers: four", "1:9: layers: 'four' is not a whole number" },
-	{ "layers: 0", "1:9: layers: 0 is out of range (1..4096)" },
-	{ "layers: 4097", "1:9: layers: 4097 is out of range (1..4096)" },
-	{ "layers: -1", "1:9: layers: -1 is out of range (1..4096)" },
-	{ "layers: 1\ncount: -1", "2:8: count: -1 is out of range (at least 0)" },
-	{ "layers: 1.5", "1:9: layers: '1.5' is not a whole number" },
-	{ "layers: 1e3", "1:9: layers: '1e3' is not a whole number" },
-	{ "layers: 0x10", "1:9: layers: '0x10' is not a whole number" },
-	{ "layers: 010", "1:9: layers: '010' is not a whole number without leading zeros" },
-	{ "layers: 1_000", "1:9: layers: '1_000' is not a whole number" },
-	{ "layers: '4'", "1:9: layers: '4' is not a whole number: it is quoted" },
-	{ "layers: 1\ncount: 18446744073709551616",
-	  "2:8: count: '18446744073709551616' is not a number that fits in 64 bits" },
-	{ "layers: 1\nzero: {stage: 4}", "2:15: zero.stage: 4 is out of range (0..3)" },
+	{"layers: four", "1:9: layers: 'four' is not a whole number"},
+	{"layers: 0", "1:9: layers: 0 is out of range (1..4096)"},
+	{"layers: 4097", "1:9: layers: 4097 is out of range (1..4096)"},
+	{"layers: -1", "1:9: layers: -1 is out of range (1..4096)"},
+	{"layers: 1\ncount: -1", "2:8: count: -1 is out of range (at least 0)"},
+	{"layers: 1.5", "1:9: layers: '1.5' is not a whole number"},
+	{"layers: 1e3", "1:9: layers: '1e3' is not a whole number"},
+	{"layers: 0x10", "1:9: layers: '0x10' is not a whole number"},
+	{"layers: 010", "1:9: layers: '010' is not a whole number without leading zeros"},
+	{"layers: 1_000", "1:9: layers: '1_000' is not a whole number"},
+	{"layers: '4'", "1:9: layers: '4' is not a whole number: it is quoted"},
+	{"layers: 1\ncount: 18446744073709551616",
+	 "2:8: count: '18446744073709551616' is not a number that fits in 64 bits"},
+	{"layers: 1\nzero: {stage: 4}", "2:15: zero.stage: 4 is out of range (0..3)"},
 	/* numbers */
-	{ "layers: 1\nlr: fast", "2:5: lr: 'fast' is not a number" },
-	{ "layers: 1\nlr: .nan", "2:5: lr: '.nan' is not a number" },
-	{ "layers: 1\nlr: inf", "2:5: lr: 'inf' is not a number" },
-	{ "layers: 1\nlr: 0x1p3", "2:5: lr: '0x1p3' is not a number" },
-	{ "layers: 1\nlr: 1e", "2:5: lr: '1e' is not a number" },
-	{ "layers: 1\nlr: 1,5", "2:5: lr: '1,5' is not a number" },
-	{ "layers: 1\nlr: .", "2:5: lr: '.' is not a number" },
-	{ "layers: 1\nlr: \"0.5\"", "2:5: lr: '0.5' is not a number: it is quoted" },
-	{ "layers: 1\nlr: 1.5", "2:5: lr: 1.5 is out of range (0..1)" },
-	{ "layers: 1\nlr: -1e-9", "2:5: lr: -1e-9 is out of range (0..1)" },
-	{ "layers: 1\nlr: 1e999", "2:5: lr: '1e999' is not a number that a double can hold" },
-	{ "layers: 1\nbetas: [0.9]", "2:8: betas: expected 2 entries, found 1" },
-	{ "layers: 1\nbetas: [0.9, 0.9, 0.9]", "2:19: betas: more than 2 entries" },
-	{ "layers: 1\nbetas: [0.9, two]", "2:14: betas[1]: 'two' is not a number" },
-	{ "layers: 1\nbetas: [0.9, 2]", "2:14: betas[1]: 2 is out of range (0..1)" },
-	{ "layers: 1\nbetas: [0.9,]", "2:8: betas: expected 2 entries, found 1" },
-	{ "layers: 1\nlist: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]",
-	  "2:47: list: more than 16 entries" },
+	{"layers: 1\nlr: fast", "2:5: lr: 'fast' is not a number"},
+	{"layers: 1\nlr: .nan", "2:5: lr: '.nan' is not a number"},
+	{"layers: 1\nlr: inf", "2:5: lr: 'inf' is not a number"},
+	{"layers: 1\nlr: 0x1p3", "2:5: lr: '0x1p3' is not a number"},
+	{"layers: 1\nlr: 1e", "2:5: lr: '1e' is not a number"},
+	{"layers: 1\nlr: 1,5", "2:5: lr: '1,5' is not a number"},
+	{"layers: 1\nlr: .", "2:5: lr: '.' is not a number"},
+	{"layers: 1\nlr: \"0.5\"", "2:5: lr: '0.5' is not a number: it is quoted"},
+	{"layers: 1\nlr: 1.5", "2:5: lr: 1.5 is out of range (0..1)"},
+	{"layers: 1\nlr: -1e-9", "2:5: lr: -1e-9 is out of range (0..1)"},
+	{"layers: 1\nlr: 1e999", "2:5: lr: '1e999' is not a number that a double can hold"},
+	{"layers: 1\nbetas: [0.9]", "2:8: betas: expected 2 entries, found 1"},
+	{"layers: 1\nbetas: [0.9, 0.9, 0.9]", "2:19: betas: more than 2 entries"},
+	{"layers: 1\nbetas: [0.9, two]", "2:14: betas[1]: 'two' is not a number"},
+	{"layers: 1\nbetas: [0.9, 2]", "2:14: betas[1]: 2 is out of range (0..1)"},
+	{"layers: 1\nbetas: [0.9,]", "2:8: betas: expected 2 entries, found 1"},
+	{"layers: 1\nlist: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]",
+	 "2:47: list: more than 16 entries"},
 	/* the rest */
-	{ "layers: 1\non: yes", "2:5: on: 'yes' is not true or false" },
-	{ "layers: 1\non: True", "2:5: on: 'True' is not true or false" },
-	{ "layers: 1\non: 'true'", "2:5: on: 'true' is not true or false" },
-	{ "layers: 1\nmemory: 4M",
-	  "2:9: memory: '4M' is not a size (such as 512MiB, 1.5GiB or 4096)" },
-	{ "layers: 1\nmemory: 1KiB", "2:9: memory: 1KiB is out of range (4KiB..1TiB)" },
-	{ "layers: 1\nmemory: 99EiB", "2:9: memory: '99EiB' is not a size below 2^64 bytes" },
-	{ "layers: 1\nwait: 5", "2:7: wait: '5' is not a duration (such as 250ms, 5s or 2m)" },
-	{ "layers: 1\nwait: 5ms", "2:7: wait: 5ms is out of range (at least 1.0s)" },
-	{ "layers: 1\ntype: admw",
-	  "2:7: type: 'admw' is not one of adamw, adam, sgd (did you mean 'adamw'?)" },
-	{ "layers: 1\ntype: lion", "2:7: type: 'lion' is not one of adamw, adam, sgd" },
-	{ "layers: aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789\xc3\xa4z",
-	  "1:9: layers: 'aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789...' is not a "
-	  "whole number" },
+	{"layers: 1\non: yes", "2:5: on: 'yes' is not true or false"},
+	{"layers: 1\non: True", "2:5: on: 'True' is not true or false"},
+	{"layers: 1\non: 'true'", "2:5: on: 'true' is not true or false"},
+	{"layers: 1\nmemory: 4M",
+	 "2:9: memory: '4M' is not a size (such as 512MiB, 1.5GiB or 4096)"},
+	{"layers: 1\nmemory: 1KiB", "2:9: memory: 1KiB is out of range (4KiB..1TiB)"},
+	{"layers: 1\nmemory: 99EiB", "2:9: memory: '99EiB' is not a size below 2^64 bytes"},
+	{"layers: 1\nwait: 5", "2:7: wait: '5' is not a duration (such as 250ms, 5s or 2m)"},
+	{"layers: 1\nwait: 5ms", "2:7: wait: 5ms is out of range (at least 1.0s)"},
+	{"layers: 1\ntype: admw",
+	 "2:7: type: 'admw' is not one of adamw, adam, sgd (did you mean 'adamw'?)"},
+	{"layers: 1\ntype: lion", "2:7: type: 'lion' is not one of adamw, adam, sgd"},
+	{"layers: aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789\xc3\xa4z",
+	 "1:9: layers: 'aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789...' is not a "
+	 "whole number"},
 	/* YAML itself */
-	{ "layers: 1\n\tlr: 1", "2:1: a tab cannot stand here; indent with spaces" },
-	{ "layers: 1\nzero:\n\tstage: 1", "3:1: a tab cannot stand here; indent with spaces" },
-	{ "layers: 1\npaths: [a", "3:1: did not find expected ',' or ']' while parsing a flow "
-			       "sequence (line 2)" },
-	{ "layers: 1\nlr: 'x", "2:7: found unexpected end of stream while scanning a quoted scalar "
-			       "(line 2)" },
-	{ "layers: 1\non: true: 3", "2:9: mapping values are not allowed in this context" },
-	{ "layers: 1\n  lr: 1", "1:9: layers: '1 lr' is not a whole number" },
-	{ "layers: 1\nlr: @x",
-	  "2:5: found character that cannot start any token while scanning for the "
-	  "next token (line 2)" },
-	{ "layers: &a 1", "1:9: layers: anchors (&name) are not used here" },
-	{ "layers: 1\nzero: &a {stage: 1}", "2:7: zero: anchors (&name) are not used here" },
-	{ "layers: 1\nlr: *a", "2:5: lr: aliases (*name) are not used here" },
-	{ "layers: 1\nlr: !!float 1", "2:5: lr: tags (!name) are not used here" },
-	{ "layers: 1\npaths: !x [a]", "2:8: paths: tags (!name) are not used here" },
-	{ "%YAML 1.1\n---\nlayers: 1", "1:1: directives (%) are not used here" },
-	{ "layers: 1\n---\nlayers: 2", "2:1: a second document in the file" },
-	{ "layers: 1\n...\nlayers: 2", "3:1: did not find expected <document start>" },
-	{ "layers: 1\ndir: \xff", "2:6: byte 0xff is not text in UTF-8" },
-	{ "layers: 1\ndir: \xc3\xa4\xed\xa0\x80", "2:7: byte 0xed is not text in UTF-8" },
-	{ "layers: 1\ndir: a\x01", "2:7: byte 0x01 is not text in UTF-8" },
-	{ "layers: 1\ndir: \xef\xbf\xbe", "2:6: control characters are not allowed" },
+	{"layers: 1\n\tlr: 1", "2:1: a tab cannot stand here; indent with spaces"},
+	{"layers: 1\nzero:\n\tstage: 1", "3:1: a tab cannot stand here; indent with spaces"},
+	{"layers: 1\npaths: [a", "3:1: did not find expected ',' or ']' while parsing a flow "
+				 "sequence (line 2)"},
+	{"layers: 1\nlr: 'x", "2:7: found unexpected end of stream while scanning a quoted scalar "
+			      "(line 2)"},
+	{"layers: 1\non: true: 3", "2:9: mapping values are not allowed in this context"},
+	{"layers: 1\n  lr: 1", "1:9: layers: '1 lr' is not a whole number"},
+	{"layers: 1\nlr: @x",
+	 "2:5: found character that cannot start any token while scanning for the "
+	 "next token (line 2)"},
+	{"layers: &a 1", "1:9: layers: anchors (&name) are not used here"},
+	{"layers: 1\nzero: &a {stage: 1}", "2:7: zero: anchors (&name) are not used here"},
+	{"layers: 1\nlr: *a", "2:5: lr: aliases (*name) are not used here"},
+	{"layers: 1\nlr: !!float 1", "2:5: lr: tags (!name) are not used here"},
+	{"layers: 1\npaths: !x [a]", "2:8: paths: tags (!name) are not used here"},
+	{"%YAML 1.1\n---\nlayers: 1", "1:1: directives (%) are not used here"},
+	{"layers: 1\n---\nlayers: 2", "2:1: a second document in the file"},
+	{"layers: 1\n...\nlayers: 2", "3:1: did not find expected <document start>"},
+	{"layers: 1\ndir: \xff", "2:6: byte 0xff is not text in UTF-8"},
+	{"layers: 1\ndir: \xc3\xa4\xed\xa0\x80", "2:7: byte 0xed is not text in UTF-8"},
+	{"layers: 1\ndir: a\x01", "2:7: byte 0x01 is not text in UTF-8"},
+	{"layers: 1\ndir: \xef\xbf\xbe", "2:6: control characters are not allowed"},
 };
 
 START_TEST(refusals)
 {
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	struct config c;
 	int rc = parse(refused[_i].text, &c, &doc, &err);
 
@@ -302,7 +311,7 @@ START_TEST(nul_bytes_and_sizes)
 {
 	static char big[(1 << 20) + 2];
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	struct config c;
 
 	ck_assert_int_eq(conf_parse("t", "layers: 1\n\0", 11, keys, &c, &doc, &err), ERR_CONFIG);
@@ -322,7 +331,7 @@ END_TEST
 START_TEST(lists_have_an_end)
 {
 	struct conf_doc *doc = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 	char text[2000];
 	struct config c;
 	int len;
@@ -349,8 +358,8 @@ START_TEST(files)
 	const char *base = getenv("TMPDIR");
 	struct conf_doc *doc = NULL;
 	char path[PATH_MAX], expected[PATH_MAX + 100];
-	struct err err = { 0 };
-	struct config c = { 0 };
+	struct err err = {0};
+	struct config c = {0};
 	static char big[(1 << 20) + 1];
 
 	snprintf(path, sizeof(path), "%.1000s/t_conf.%d.yaml", base ? base : "/tmp", getpid());
@@ -374,21 +383,21 @@ END_TEST
 
 START_TEST(nearest_words)
 {
-	static const char *const known[] = { "stage", "offload_param", "offload_optimizer",
-					     "prefetch", "lr" };
+	static const char *const known[] = {"stage", "offload_param", "offload_optimizer",
+					    "prefetch", "lr"};
 	static const struct {
 		const char *word, *near;
 	} cases[] = {
-		{ "stge", "stage" },
-		{ "satge", "stage" },
-		{ "ofload_parm", "offload_param" },
-		{ "offload_params", "offload_param" },
-		{ "pre-fetch", "prefetch" },
-		{ "rl", "lr" },
-		{ "l", "lr" },
-		{ "x", NULL },
-		{ "batch", NULL },
-		{ "", NULL },
+		{"stge", "stage"},
+		{"satge", "stage"},
+		{"ofload_parm", "offload_param"},
+		{"offload_params", "offload_param"},
+		{"pre-fetch", "prefetch"},
+		{"rl", "lr"},
+		{"l", "lr"},
+		{"x", NULL},
+		{"batch", NULL},
+		{"", NULL},
 	};
 	char word[200];
 

@@ -14,8 +14,8 @@
 
 #include "common/rng.h"
 
-#define SEED	   17u
-#define ROUNDS	   20000u
+#define SEED       17u
+#define ROUNDS     20000u
 #define TEXT_BYTES 2048u
 
 static int fail_at;
@@ -59,31 +59,34 @@ struct item {
 
 #define AT(field) offsetof(struct config, field)
 
-static const char *const words[] = { "one", "two", NULL };
+static const char *const words[] = {"one", "two", NULL};
 
 static const struct conf_key item_keys[] = {
-	{ .name = "name", .type = CONF_STRING, .offset = offsetof(struct item, name) },
-	{ .type = CONF_END },
+	{.name = "name", .type = CONF_STRING, .offset = offsetof(struct item, name)},
+	{.type = CONF_END},
 };
 
 static const struct conf_key inner[] = {
-	{ .name = "string", .type = CONF_STRING, .offset = AT(string) },
-	{ .name = "word", .type = CONF_ENUM, .offset = AT(word), .names = words },
-	{ .name = "strings", .type = CONF_STRINGS, .offset = AT(strings) },
-	{ .name = "doubles", .type = CONF_DOUBLES, .offset = AT(doubles) },
-	{ .type = CONF_END },
+	{.name = "string", .type = CONF_STRING, .offset = AT(string)},
+	{.name = "word", .type = CONF_ENUM, .offset = AT(word), .names = words},
+	{.name = "strings", .type = CONF_STRINGS, .offset = AT(strings)},
+	{.name = "doubles", .type = CONF_DOUBLES, .offset = AT(doubles)},
+	{.type = CONF_END},
 };
 
 static const struct conf_key keys[] = {
-	{ .name = "number", .type = CONF_U64, .offset = AT(number), .max = 1e6 },
-	{ .name = "bytes", .type = CONF_BYTES, .offset = AT(bytes) },
-	{ .name = "time", .type = CONF_DURATION, .offset = AT(time) },
-	{ .name = "real", .type = CONF_DOUBLE, .offset = AT(real) },
-	{ .name = "yes", .type = CONF_BOOL, .offset = AT(yes) },
-	{ .name = "inner", .type = CONF_SECTION, .keys = inner },
-	{ .name = "items", .type = CONF_SECTIONS, .offset = AT(items), .keys = item_keys,
-	  .item_bytes = sizeof(struct item) },
-	{ .type = CONF_END },
+	{.name = "number", .type = CONF_U64, .offset = AT(number), .max = 1e6},
+	{.name = "bytes", .type = CONF_BYTES, .offset = AT(bytes)},
+	{.name = "time", .type = CONF_DURATION, .offset = AT(time)},
+	{.name = "real", .type = CONF_DOUBLE, .offset = AT(real)},
+	{.name = "yes", .type = CONF_BOOL, .offset = AT(yes)},
+	{.name = "inner", .type = CONF_SECTION, .keys = inner},
+	{.name = "items",
+	 .type = CONF_SECTIONS,
+	 .offset = AT(items),
+	 .keys = item_keys,
+	 .item_bytes = sizeof(struct item)},
+	{.type = CONF_END},
 };
 
 static const char valid[] = "# a document\n"
@@ -99,10 +102,25 @@ static const char valid[] = "# a document\n"
 			    "- {name: y}\n";
 
 static const char *const signs[] = {
-	":",  ": ",    "-",  "- ",     "\n",   "\n  ", "\t",   "[",	   "]",	       "{",
-	"}",  ",",     "#",  "&a ",    "*a",   "!x ",  "|\n",  ">\n",	   "'",	       "\"",
-	"%",  "@",     "`",  "? ",     "---\n", "...\n", "<<: ", "\\x00",   "\xff",     "\xc3\xa4",
-	"~",  "null",  "\r", "\xe2\x80\xa8", "0", "99999999999999999999", "-", "\x01",
+	":",           ": ",
+	"-",           "- ",
+	"\n",          "\n  ",
+	"\t",          "[",
+	"]",           "{",
+	"}",           ",",
+	"#",           "&a ",
+	"*a",          "!x ",
+	"|\n",         ">\n",
+	"'",           "\"",
+	"%",           "@",
+	"`",           "? ",
+	"---\n",       "...\n",
+	"<<: ",        "\\x00",
+	"\xff",        "\xc3\xa4",
+	"~",           "null",
+	"\r",          "\xe2\x80\xa8",
+	"0",           "99999999999999999999",
+	"-",           "\x01",
 	"number: 1\n", "inner: {a: b}\n",
 };
 
@@ -174,7 +192,7 @@ START_TEST(mutations)
 		memcpy(text, buf, len);
 		memset(&c, 0, sizeof(c));
 		doc = NULL;
-		err = (struct err){ 0 };
+		err = (struct err){0};
 		rc = conf_parse("t", text, len, keys, &c, &doc, &err);
 		free(text);
 		if (rc == 0) {
@@ -207,7 +225,7 @@ START_TEST(no_memory)
 {
 	struct config c;
 	struct conf_doc *doc;
-	struct err err = { 0 };
+	struct err err = {0};
 	int rc, k = 0;
 
 	do {

@@ -12,7 +12,7 @@
 
 START_TEST(context_goes_in_front)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 
 	ck_assert_int_eq(err_set(&err, ERR_DATA, "byte %d is wrong", 7), ERR_DATA);
 	ck_assert_int_eq(err_add(&err, "shard %s", "a.bin"), ERR_DATA);
@@ -25,7 +25,7 @@ END_TEST
 
 START_TEST(arguments_may_alias_the_text)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 
 	err_set(&err, ERR_IO, "first");
 	err_set(&err, ERR_DATA, "wrapped: %s", err.text);
@@ -38,7 +38,7 @@ END_TEST
 START_TEST(long_texts_are_cut)
 {
 	static char name[2 * ERR_TEXT_BYTES];
-	struct err err = { 0 };
+	struct err err = {0};
 
 	memset(name, 'x', sizeof(name) - 1);
 	err_set(&err, ERR_IO, "%s", name);
@@ -63,24 +63,24 @@ START_TEST(each_code_has_its_text_and_status)
 	static const struct {
 		int code, status;
 	} cases[] = {
-		{ 0, 0 },
-		{ 5, 0 },
-		{ ERR_USAGE, EX_USAGE },
-		{ ERR_DATA, EX_DATAERR },
-		{ ERR_NOINPUT, EX_NOINPUT },
-		{ ERR_UNAVAILABLE, EX_UNAVAILABLE },
-		{ ERR_INTERNAL, EX_SOFTWARE },
-		{ ERR_CANTCREAT, EX_CANTCREAT },
-		{ ERR_IO, EX_IOERR },
-		{ ERR_PROTOCOL, EX_PROTOCOL },
-		{ ERR_CONFIG, EX_CONFIG },
-		{ ERR_INTERRUPTED, 130 },
-		{ -ENOENT, EX_NOINPUT },
-		{ -ENOSPC, EX_CANTCREAT },
-		{ -EIO, EX_IOERR },
-		{ -EACCES, EX_NOPERM },
-		{ -EMFILE, EX_OSERR },
-		{ -10001, EX_SOFTWARE },
+		{0, 0},
+		{5, 0},
+		{ERR_USAGE, EX_USAGE},
+		{ERR_DATA, EX_DATAERR},
+		{ERR_NOINPUT, EX_NOINPUT},
+		{ERR_UNAVAILABLE, EX_UNAVAILABLE},
+		{ERR_INTERNAL, EX_SOFTWARE},
+		{ERR_CANTCREAT, EX_CANTCREAT},
+		{ERR_IO, EX_IOERR},
+		{ERR_PROTOCOL, EX_PROTOCOL},
+		{ERR_CONFIG, EX_CONFIG},
+		{ERR_INTERRUPTED, 130},
+		{-ENOENT, EX_NOINPUT},
+		{-ENOSPC, EX_CANTCREAT},
+		{-EIO, EX_IOERR},
+		{-EACCES, EX_NOPERM},
+		{-EMFILE, EX_OSERR},
+		{-10001, EX_SOFTWARE},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

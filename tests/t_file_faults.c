@@ -19,9 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int fail_at;   /* this many calls from now one fails; 0: none does */
+static int fail_at; /* this many calls from now one fails; 0: none does */
 static bool fired;
-static bool stutter;  /* every second transfer is interrupted, the others move one byte */
+static bool stutter; /* every second transfer is interrupted, the others move one byte */
 static unsigned beat;
 
 static bool failing(void)
@@ -105,7 +105,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 
 	ck_assert_int_eq(chdir("/"), 0);
 	ck_assert_msg(file_remove_tree(dir, &err) == 0, "%s", err.text);
@@ -125,7 +125,7 @@ static unsigned count_entries(const char *path)
 
 static void check_content(const char *one, const char *other)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 	char *text;
 	size_t len;
 
@@ -162,7 +162,7 @@ END_TEST
 START_TEST(loading_survives_every_fault)
 {
 	unsigned fds = count_entries("/proc/self/fd");
-	struct err err = { 0 };
+	struct err err = {0};
 	size_t len;
 	char *text;
 	int rc, k = 0;
@@ -189,7 +189,7 @@ END_TEST
 START_TEST(removing_survives_every_fault)
 {
 	unsigned fds = count_entries("/proc/self/fd");
-	struct err err = { 0 };
+	struct err err = {0};
 	int rc, k = 0;
 
 	do {
@@ -210,7 +210,7 @@ END_TEST
 
 START_TEST(stuttering_is_no_fault)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 	char *text, buf[8];
 	size_t len;
 	int fd;

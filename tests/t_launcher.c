@@ -15,7 +15,7 @@
 
 #define GRACE_MS   200
 #define PROMISE_MS (500 + GRACE_MS)
-#define GRACE	   "--grace", "200ms"
+#define GRACE      "--grace", "200ms"
 
 START_TEST(all_return_0)
 {
@@ -68,10 +68,10 @@ END_TEST
 /* The others' deaths are consequences: they are counted, not named. */
 START_TEST(consequences)
 {
-	struct bed bed = {.env = {"FAKE_ALL=meet;wait", "FAKE_0=ignore;meet;wait",
-				  "FAKE_2=meet;exit 9"},
-			  .args = {GRACE},
-			  .ranks = 4};
+	struct bed bed = {
+		.env = {"FAKE_ALL=meet;wait", "FAKE_0=ignore;meet;wait", "FAKE_2=meet;exit 9"},
+		.args = {GRACE},
+		.ranks = 4};
 
 	bed_run(&bed);
 	bed_check(&bed, 9, "2 other ranks ended after SIGTERM, 1 by SIGKILL after 200ms");
@@ -325,9 +325,8 @@ END_TEST
 
 START_TEST(agent_told_to_end)
 {
-	struct bed bed = {.env = {"FAKE_ALL=ignore;orphans 1;wait"},
-			  .args = {GRACE},
-			  .daemon = true};
+	struct bed bed = {
+		.env = {"FAKE_ALL=ignore;orphans 1;wait"}, .args = {GRACE}, .daemon = true};
 
 	bed_start(&bed);
 	bed_await(&bed, "RANK=", 6);

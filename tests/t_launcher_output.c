@@ -223,13 +223,16 @@ static const struct {
 	int status;
 	const char *parts[6];
 } summaries[] = {
-	{"exit 0", 0,
+	{"exit 0",
+	 0,
 	 {"\"status\":\"ok\"", "\"exit_status\":0", "\"loss\":[1,2.5]", "\"who\":{\"a\":null}",
 	  "\"k\":1e-3", "\"w\":\"two words\""}},
-	{"exit 3", 3,
+	{"exit 3",
+	 3,
 	 {"\"status\":\"failed\"", "\"exit_status\":3", "\"rank\":1", "\"exit_code\":3",
 	  "\"process\":\"worker\"", "\"loss\":[1,2.5]"}},
-	{"err \"quoted\";signal 11", 139,
+	{"err \"quoted\";signal 11",
+	 139,
 	 {"\"status\":\"failed\"", "\"exit_status\":139", "\"signal\":\"SIGSEGV\"",
 	  "\"stderr\":[\"\\\"quoted\\\"\"]", "\"k\":1e-3", "\"loss\":[1,2.5]"}},
 };
@@ -237,13 +240,12 @@ static const struct {
 START_TEST(summary)
 {
 	char path[256], one[128];
-	struct bed bed = {
-		.env = {"FAKE_ALL=exit 0",
-			"FAKE_0=summary {\"status\": \"mine\", \"loss\":[1,2.5], "
-			"\"who\":{\"a\":null}}; exit 0",
-			one},
-		.args = {"--summary", path, "--summary-add", "k=1e-3",
-			 "--summary-add=w=two words"}};
+	struct bed bed = {.env = {"FAKE_ALL=exit 0",
+				  "FAKE_0=summary {\"status\": \"mine\", \"loss\":[1,2.5], "
+				  "\"who\":{\"a\":null}}; exit 0",
+				  one},
+			  .args = {"--summary", path, "--summary-add", "k=1e-3",
+				   "--summary-add=w=two words"}};
 
 	scratch(path, "summary.json");
 	snprintf(one, sizeof(one), "FAKE_1=until 200;%s", summaries[_i].one);
@@ -319,7 +321,8 @@ static const struct {
 	{{"--summary-add", "a=1", "x.yaml"}, 64, "--summary-add goes with --summary only"},
 	{{"--summary", "s", "--summary-add", "a", "x.yaml"}, 64, "is not KEY=VALUE"},
 	{{"--summary", "s", "--summary-add", "status=1", "x.yaml"}, 64, "dsrun writes that itself"},
-	{{"--summary", "s", "--summary-add=a=1", "--summary-add=a=2", "x.yaml"}, 64,
+	{{"--summary", "s", "--summary-add=a=1", "--summary-add=a=2", "x.yaml"},
+	 64,
 	 "'a=1' and 'a=2'"},
 	{{"--summary", "", "x.yaml"}, 64, "--summary: needs a value"},
 	{{"/nowhere/x.yaml"}, 66, "/nowhere/x.yaml"},
@@ -349,7 +352,8 @@ static const struct {
 	const char *text;
 } outputs[] = {
 	{{"--summary", "/nowhere/s.json"}, 73, "--summary /nowhere/s.json: No such file"},
-	{{"--export", "/nowhere/w.safetensors"}, 73,
+	{{"--export", "/nowhere/w.safetensors"},
+	 73,
 	 "--export /nowhere/w.safetensors: No such file"},
 	{{"--tee", "/nowhere/logs"}, 73, "/nowhere/logs: No such file"},
 	{{"-n"}, 0, ""},

@@ -53,9 +53,9 @@ START_TEST(link_round_trip)
 			size_t len = r % 5 == 0 ? r % sizeof(text) : r % 50;
 			uint32_t head = sent;
 
-			ck_assert_int_eq(link_put(&out, LINK_OUTPUT, sent, &head, sizeof(head),
-						  text, len),
-					 0);
+			ck_assert_int_eq(
+				link_put(&out, LINK_OUTPUT, sent, &head, sizeof(head), text, len),
+				0);
 			sent++;
 		}
 		ck_assert_int_eq(link_flush(&out), 0);
@@ -220,9 +220,9 @@ START_TEST(agent_wrong_frames)
 {
 	static const struct {
 		uint32_t type, bytes;
-	} frames[] = {{LINK_SIGNAL, 0}, {LINK_SIGNAL, 4}, {LINK_KILL, 1}, {LINK_JOB, 0},
-		      {LINK_JOB, 100},	{LINK_HELLO, 0},  {LINK_DONE, 4}, {LINK_KILL, 0},
-		      {LINK_OUTPUT, 9}};
+	} frames[] = {{LINK_SIGNAL, 0}, {LINK_SIGNAL, 4}, {LINK_KILL, 1},
+		      {LINK_JOB, 0},    {LINK_JOB, 100},  {LINK_HELLO, 0},
+		      {LINK_DONE, 4},   {LINK_KILL, 0},   {LINK_OUTPUT, 9}};
 	struct link_head head = {.type = frames[_i].type, .bytes = frames[_i].bytes};
 	char payload[128] = {0};
 	struct agent a;
@@ -240,8 +240,13 @@ static char *a_launch(size_t *ret_len)
 {
 	static const char *paths[] = {"/a b", "/c\"d"};
 	struct launch launch = {
-		.job = {.id = "1-abc", .config_name = "x.yaml", .config_text = config_text,
-			.world = 2, .generate = 7, .prompt = "In the\nbeginning", .resume = true},
+		.job = {.id = "1-abc",
+			.config_name = "x.yaml",
+			.config_text = config_text,
+			.world = 2,
+			.generate = 7,
+			.prompt = "In the\nbeginning",
+			.resume = true},
 		.daemon = LAUNCH_DAEMON_AUTO,
 		.socket = "/nowhere/dsoffload.sock",
 		.daemon_memory_bytes = 1ull << 40,
@@ -397,7 +402,7 @@ END_TEST
 
 static const struct {
 	const char *text; /* behind the opening brace */
-	int members;	  /* or -EBADMSG */
+	int members;      /* or -EBADMSG */
 } objects[] = {
 	{"}", 0},
 	{" } ", 0},

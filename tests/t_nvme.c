@@ -324,8 +324,7 @@ END_TEST
 
 START_TEST(wrong_configurations)
 {
-	static const char *const missing[] = {"/nonexistent/dir"}, *const file[] = {
-									   "/etc/passwd"};
+	static const char *const missing[] = {"/nonexistent/dir"}, *const file[] = {"/etc/passwd"};
 	const char *many[NVME_PATHS_MAX + 1];
 	struct nvme_object odd = {5000, 5000}, none = {5000, 0},
 			   huge[2] = {{1ull << 62, 1u << 31}, {1ull << 62, 1u << 31}};

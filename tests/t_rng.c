@@ -9,20 +9,20 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define SEED	42u
+#define SEED    42u
 #define SAMPLES 200000u
 
 static const struct {
 	uint64_t seed, stream, index;
 	uint32_t expected[4];
 } known[] = {
-	{ 0, 0, 0, { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 } },
-	{ UINT64_MAX, UINT64_MAX, UINT64_MAX, { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd } },
+	{0, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+	{UINT64_MAX, UINT64_MAX, UINT64_MAX, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
 	/* Digits of pi: counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0. */
-	{ 0x299f31d0a4093822,
-	  0x0370734413198a2e,
-	  0x85a308d3243f6a88,
-	  { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
+	{0x299f31d0a4093822,
+	 0x0370734413198a2e,
+	 0x85a308d3243f6a88,
+	 {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
 };
 
 START_TEST(blocks_match_the_known_answers)
@@ -69,7 +69,7 @@ END_TEST
 
 START_TEST(below_is_below_and_even)
 {
-	unsigned count[7] = { 0 };
+	unsigned count[7] = {0};
 
 	for (uint64_t i = 0; i < SAMPLES; i++)
 		count[rng_below(SEED, 5, i, 7)]++;

@@ -17,7 +17,7 @@
 
 START_TEST(created_is_zeroed_sealed_and_shared)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 	int fd = shm_create("t_shm", BYTES, &err);
 	uint8_t *a, *b;
 	void *base;
@@ -45,7 +45,7 @@ END_TEST
 
 START_TEST(map_refuses)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 	void *base = NULL;
 	int fd = shm_create("t_shm", BYTES, &err);
 
@@ -73,7 +73,7 @@ END_TEST
 
 START_TEST(copy_is_fixed)
 {
-	struct err err = { 0 };
+	struct err err = {0};
 	char buf[16] = "";
 	int fd = shm_copy("t_shm", "content", 7, &err);
 

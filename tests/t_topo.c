@@ -14,7 +14,7 @@
 static struct topo *open_synthetic(const char *text)
 {
 	struct topo *topo = NULL;
-	struct err err = { 0 };
+	struct err err = {0};
 
 	ck_assert_int_eq(setenv("DSRUN_TOPOLOGY", text, 1), 0);
 	ck_assert_msg(topo_open(&topo, &err) == 0, "%s", err.text);
@@ -28,32 +28,32 @@ static const struct {
 	const char *set;
 	unsigned cores;
 } cuts[] = {
-	{ "numa:2 core:4 pu:2", 0, 1, "0-15", 8 },
-	{ "numa:2 core:4 pu:2", 0, 2, "0-7", 4 },
-	{ "numa:2 core:4 pu:2", 1, 2, "8-15", 4 },
-	{ "numa:2 core:4 pu:2", 2, 4, "8-11", 2 },
-	{ "numa:2 core:4 pu:2", 7, 8, "14-15", 1 },
-	{ "numa:2 core:4 pu:2", 15, 16, "14-15", 1 },
-	{ "numa:2 core:4 pu:2", 14, 16, "14-15", 1 },
-	{ "numa:2 core:4 pu:2", 1, 3, "4-7", 2 },
-	{ "numa:2 core:4 pu:2", 2, 3, "8-15", 4 },
-	{ "numa:4 core:2 pu:1", 0, 2, "0-3", 4 },
-	{ "numa:4 core:2 pu:1", 1, 3, "2-3", 2 },
-	{ "numa:2 core:3 pu:1", 1, 4, "1-2", 2 },
-	{ "numa:2 core:3 pu:1", 3, 4, "4-5", 2 },
-	{ "core:4 pu:2", 1, 4, "2-3", 1 },
-	{ "pu:3", 1, 3, "1", 1 },
-	{ "pu:1", 3, 4, "0", 1 },
+	{"numa:2 core:4 pu:2", 0, 1, "0-15", 8},
+	{"numa:2 core:4 pu:2", 0, 2, "0-7", 4},
+	{"numa:2 core:4 pu:2", 1, 2, "8-15", 4},
+	{"numa:2 core:4 pu:2", 2, 4, "8-11", 2},
+	{"numa:2 core:4 pu:2", 7, 8, "14-15", 1},
+	{"numa:2 core:4 pu:2", 15, 16, "14-15", 1},
+	{"numa:2 core:4 pu:2", 14, 16, "14-15", 1},
+	{"numa:2 core:4 pu:2", 1, 3, "4-7", 2},
+	{"numa:2 core:4 pu:2", 2, 3, "8-15", 4},
+	{"numa:4 core:2 pu:1", 0, 2, "0-3", 4},
+	{"numa:4 core:2 pu:1", 1, 3, "2-3", 2},
+	{"numa:2 core:3 pu:1", 1, 4, "1-2", 2},
+	{"numa:2 core:3 pu:1", 3, 4, "4-5", 2},
+	{"core:4 pu:2", 1, 4, "2-3", 1},
+	{"pu:3", 1, 3, "1", 1},
+	{"pu:1", 3, 4, "0", 1},
 	/* Hardware threads of a core numbered far apart, as most two-way machines do. */
-	{ "core:2 pu:2(indexes=0,2,1,3)", 0, 2, "0,2", 1 },
-	{ "core:2 pu:2(indexes=0,2,1,3)", 1, 2, "1,3", 1 },
+	{"core:2 pu:2(indexes=0,2,1,3)", 0, 2, "0,2", 1},
+	{"core:2 pu:2(indexes=0,2,1,3)", 1, 2, "1,3", 1},
 };
 
 START_TEST(parts_are_as_expected)
 {
 	struct topo *topo = open_synthetic(cuts[_i].machine);
 	char set[TOPO_SET_TEXT_BYTES];
-	struct err err = { 0 };
+	struct err err = {0};
 	unsigned cores;
 
 	ck_assert_int_eq(topo_split(topo, cuts[_i].index, cuts[_i].parts, set, &cores, &err), 0);
@@ -65,8 +65,8 @@ END_TEST
 
 START_TEST(parts_are_fair)
 {
-	static const char *const machines[] = { "numa:2 core:4 pu:2", "numa:3 core:5 pu:1",
-						"numa:4 core:2 pu:2", "core:6 pu:1", "pu:2" };
+	static const char *const machines[] = {"numa:2 core:4 pu:2", "numa:3 core:5 pu:1",
+					       "numa:4 core:2 pu:2", "core:6 pu:1", "pu:2"};
 	char set[TOPO_SET_TEXT_BYTES];
 	unsigned cores, all, sum;
 	struct topo *topo;
@@ -97,7 +97,7 @@ START_TEST(counts_and_refusals)
 {
 	struct topo *topo = open_synthetic("numa:2 core:4 pu:2");
 	char set[TOPO_SET_TEXT_BYTES];
-	struct err err = { 0 };
+	struct err err = {0};
 	unsigned cores;
 
 	ck_assert_uint_eq(topo_cores(topo), 8);
@@ -117,7 +117,7 @@ START_TEST(this_machine)
 {
 	struct topo *topo = NULL;
 	char set[TOPO_SET_TEXT_BYTES];
-	struct err err = { 0 };
+	struct err err = {0};
 	cpu_set_t bound, one;
 	unsigned cores;
 	int first = 0;
