@@ -168,9 +168,17 @@ END_TEST
 
 START_TEST(daemon_ignores_sigterm)
 {
-	struct bed bed = {.env = {"FAKE_DAEMON=ignore;wait"}, .args = {GRACE}, .daemon = true};
+	struct bed bed = {.env = {"FAKE_ALL=exit 0", "FAKE_1=stop;exit 0",
+				  "FAKE_DAEMON=ignore;err deaf;wait"},
+			  .args = {GRACE},
+			  .daemon = true};
 
-	bed_run(&bed);
+	/* The last rank ends when the daemon is known to ignore what will ask it to end. */
+	bed_start(&bed);
+	bed_await_text(&bed, bed.err, "deaf");
+	bed_await_text(&bed, bed.out, "[1] ready");
+	ck_assert_int_eq(kill(bed_find(&bed, "RANK=1"), SIGTERM), 0);
+	bed_wait(&bed);
 	bed_check(&bed, 0, "dsoffloadd did not end in time");
 	bed_done(&bed);
 }
