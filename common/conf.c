@@ -7,8 +7,8 @@
  *    refused at its first event, so nesting in the text costs nothing.
  * 2. Every refusal is one line that begins with file:line:column. Bytes of the text appear in it
  *    only through conf_shown().
- * 3. Each key that was read has one entry in the document, under its full name ("zero.stage",
- *    "jobs[0].name"), with the place of its value. Entries and strings live until conf_free().
+ * 3. Each key that was read has one entry in the document (conf_doc.c), with the place of its
+ *    value, and is refused when it has one already.
  * 4. The text is checked to be UTF-8 without control characters before libyaml sees it, so that
  *    strings can end at NUL.
  */
@@ -26,24 +26,8 @@
 #include "common/internal.h"
 
 #define TEXT_MAX_BYTES ((size_t)1 << 20)
-#define PATH_BYTES     256
-
-struct entry {
-	char *path;
-	size_t line, column;
-};
-
-struct block {
-	struct block *next;
-	_Alignas(max_align_t) char bytes[];
-};
-
-struct conf_doc {
-	const char *name;
-	struct entry *entries;
-	size_t entry_count, entry_room;
-	struct block *blocks; /* everything handed out */
-};
+/* Decimals that add up to 1 do not quite, as doubles: CONF_SHARES_MAX of them err by 2^-50. */
+#define SHARES_SLACK 1e-12
 
 struct reader {
 	yaml_parser_t yaml;
@@ -57,59 +41,12 @@ static int value_read(struct reader *r, const struct conf_key *key, void *base, 
 
 static int no_memory(struct reader *r)
 {
-	return err_sys(r->err, -ENOMEM, "%s", r->doc->name);
-}
-
-/* Zeroed memory that lives as long as the document; NULL when there is none. */
-static void *doc_alloc(struct conf_doc *doc, size_t bytes)
-{
-	struct block *block = calloc(1, sizeof(*block) + bytes);
-
-	if (!block)
-		return NULL;
-	block->next = doc->blocks;
-	doc->blocks = block;
-	return block->bytes;
-}
-
-static char *doc_string(struct conf_doc *doc, const char *text)
-{
-	size_t bytes = strlen(text) + 1;
-	char *copy = doc_alloc(doc, bytes);
-
-	if (copy)
-		memcpy(copy, text, bytes);
-	return copy;
-}
-
-static const struct entry *entry_find(const struct conf_doc *doc, const char *path)
-{
-	for (size_t i = 0; i < doc->entry_count; i++)
-		if (!strcmp(doc->entries[i].path, path))
-			return &doc->entries[i];
-	return NULL;
+	return err_sys(r->err, -ENOMEM, "%s", conf_doc_name(r->doc));
 }
 
 static int entry_add(struct reader *r, const char *path, yaml_mark_t mark)
 {
-	struct conf_doc *doc = r->doc;
-	struct entry *entries;
-	size_t room;
-	char *copy;
-
-	if (doc->entry_count == doc->entry_room) {
-		room = doc->entry_room ? 2 * doc->entry_room : 32;
-		entries = reallocarray(doc->entries, room, sizeof(*entries));
-		if (!entries)
-			return no_memory(r);
-		doc->entries = entries;
-		doc->entry_room = room;
-	}
-	copy = doc_string(doc, path);
-	if (!copy)
-		return no_memory(r);
-	doc->entries[doc->entry_count++] = (struct entry){copy, mark.line + 1, mark.column + 1};
-	return 0;
+	return conf_doc_add(r->doc, path, mark.line + 1, mark.column + 1) < 0 ? no_memory(r) : 0;
 }
 
 __attribute__((format(printf, 4, 5))) static int fail(struct reader *r, yaml_mark_t mark,
@@ -123,7 +60,8 @@ __attribute__((format(printf, 4, 5))) static int fail(struct reader *r, yaml_mar
 	if (r->err && *path)
 		err_add(r->err, "%s", path);
 	if (r->err)
-		err_add(r->err, "%s:%zu:%zu", r->doc->name, mark.line + 1, mark.column + 1);
+		err_add(r->err, "%s:%zu:%zu", conf_doc_name(r->doc), mark.line + 1,
+			mark.column + 1);
 	return ERR_CONFIG;
 }
 
@@ -282,7 +220,7 @@ static int fail_unknown(struct reader *r, const struct conf_key *keys, const cha
 {
 	const char *word = scalar_text(&r->event), *names[CONF_LIST_MAX], *near;
 	size_t count = keys_count(keys), len = 0;
-	char shown[CONF_SHOWN_BYTES], path[PATH_BYTES + CONF_SHOWN_BYTES], known[1024] = "";
+	char shown[CONF_SHOWN_BYTES], path[CONF_PATH_BYTES + CONF_SHOWN_BYTES], known[1024] = "";
 	const struct conf_key *home;
 
 	assert(count <= CONF_LIST_MAX);
@@ -312,8 +250,8 @@ static void *field_at(void *base, const struct conf_key *key)
 static int key_read(struct reader *r, const struct conf_key *keys, void *base, const char *prefix)
 {
 	const struct conf_key *key = keys;
-	const struct entry *first;
-	char path[PATH_BYTES];
+	const struct conf_entry *first;
+	char path[CONF_PATH_BYTES];
 	yaml_mark_t mark = r->event.start_mark;
 	int rc;
 
@@ -329,7 +267,7 @@ static int key_read(struct reader *r, const struct conf_key *keys, void *base, c
 	if (snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key->name) >=
 	    (int)sizeof(path))
 		return fail(r, mark, prefix, "key name too long");
-	first = entry_find(r->doc, path);
+	first = conf_doc_find(r->doc, path);
 	if (first)
 		return fail(r, mark, path, "given twice (first at line %zu)", first->line);
 	rc = next(r);
@@ -343,13 +281,13 @@ static int key_read(struct reader *r, const struct conf_key *keys, void *base, c
 static int required_check(struct reader *r, const struct conf_key *keys, const char *prefix,
 			  yaml_mark_t mark)
 {
-	char path[PATH_BYTES];
+	char path[CONF_PATH_BYTES];
 
 	for (; keys->type != CONF_END; keys++) {
 		if (!keys->required)
 			continue;
 		snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", keys->name);
-		if (!entry_find(r->doc, path))
+		if (!conf_doc_find(r->doc, path))
 			return fail(r, mark, path, "missing");
 	}
 	return 0;
@@ -398,6 +336,7 @@ static const char *expected_text(const struct conf_key *key)
 		[CONF_STRINGS] = "text or a list of texts",
 		[CONF_DOUBLES] = "a list of numbers",
 		[CONF_SECTIONS] = "a list of mappings",
+		[CONF_SHARES] = "a word or a mapping of shares",
 	};
 
 	return texts[key->type];
@@ -435,18 +374,18 @@ static int string_read(struct reader *r, const char **ret, const char *path)
 	for (const char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			return fail(r, r->event.start_mark, path, "a control character inside");
-	*ret = doc_string(r->doc, text);
+	*ret = conf_doc_string(r->doc, text);
 	return *ret ? 0 : no_memory(r);
 }
 
 /* The path of entry `index` of the list at `path`. */
-static const char *item_path(char buf[PATH_BYTES], const char *path, size_t index)
+static const char *item_path(char buf[CONF_PATH_BYTES], const char *path, size_t index)
 {
 	char number[32];
 	int len = snprintf(number, sizeof(number), "[%zu]", index);
 
 	/* Tables are ours: a path that did not fit would have been refused at its key. */
-	snprintf(buf, PATH_BYTES, "%.*s%s", PATH_BYTES - 1 - len, path, number);
+	snprintf(buf, CONF_PATH_BYTES, "%.*s%s", CONF_PATH_BYTES - 1 - len, path, number);
 	return buf;
 }
 
@@ -476,7 +415,7 @@ static int strings_read(struct reader *r, const struct conf_key *key, struct con
 {
 	const char *at[CONF_LIST_MAX];
 	yaml_mark_t mark = r->event.start_mark;
-	char item[PATH_BYTES];
+	char item[CONF_PATH_BYTES];
 	size_t count = 0;
 	bool more = true;
 	int rc = 0;
@@ -498,7 +437,7 @@ static int strings_read(struct reader *r, const struct conf_key *key, struct con
 		rc = list_end(r, key, mark, count, path);
 	if (rc < 0)
 		return rc;
-	out->at = doc_alloc(r->doc, (count + 1) * sizeof(*out->at));
+	out->at = conf_doc_alloc(r->doc, (count + 1) * sizeof(*out->at));
 	if (!out->at)
 		return no_memory(r);
 	memcpy(out->at, at, count * sizeof(*at));
@@ -512,7 +451,7 @@ static int doubles_read(struct reader *r, const struct conf_key *key, struct con
 	const size_t most = sizeof(out->at) / sizeof(out->at[0]);
 	yaml_mark_t mark = r->event.start_mark;
 	struct conf_doubles list = {.count = 0};
-	char item[PATH_BYTES];
+	char item[CONF_PATH_BYTES];
 	bool more = true;
 	int rc;
 
@@ -546,14 +485,14 @@ static int sections_read(struct reader *r, const struct conf_key *key, struct co
 			 const char *path)
 {
 	yaml_mark_t mark = r->event.start_mark;
-	char item[PATH_BYTES];
+	char item[CONF_PATH_BYTES];
 	struct conf_items list = {.count = 0};
 	bool more = true;
 	int rc;
 
 	if (r->event.type != YAML_SEQUENCE_START_EVENT)
 		return fail_kind(r, path, expected_text(key));
-	list.at = doc_alloc(r->doc, CONF_LIST_MAX * key->item_bytes);
+	list.at = conf_doc_alloc(r->doc, CONF_LIST_MAX * key->item_bytes);
 	if (!list.at)
 		return no_memory(r);
 	for (;;) {
@@ -577,6 +516,56 @@ static int sections_read(struct reader *r, const struct conf_key *key, struct co
 	return rc;
 }
 
+/* The first name takes what the mapping, which began at `mark`, leaves of the whole. */
+static int shares_complete(struct reader *r, const struct conf_key *key, double *shares,
+			   size_t count, yaml_mark_t mark, const char *path)
+{
+	double sum = 0;
+
+	for (size_t i = 1; i < count; i++)
+		sum += shares[i];
+	if (sum > 1 + SHARES_SLACK)
+		return fail(r, mark, path, "the shares add up to %.15g, expected at most 1", sum);
+	if (sum <= 0)
+		return fail(r, mark, path, "no share is above 0; for that, write '%s'",
+			    key->names[0]);
+	shares[0] = 1 - sum > SHARES_SLACK ? 1 - sum : 0;
+	return 0;
+}
+
+static int shares_read(struct reader *r, const struct conf_key *key, double *out, const char *path)
+{
+	struct conf_key word = {.type = CONF_ENUM, .names = key->names};
+	struct conf_key table[CONF_SHARES_MAX + 1] = {{0}};
+	double shares[CONF_SHARES_MAX] = {0};
+	yaml_mark_t mark = r->event.start_mark;
+	size_t count = 0;
+	int whole, rc;
+
+	for (; key->names[count]; count++) {
+		assert(count < CONF_SHARES_MAX);
+		if (count)
+			table[count - 1] = (struct conf_key){.name = key->names[count],
+							     .type = CONF_DOUBLE,
+							     .offset = count * sizeof(*shares),
+							     .max = 1};
+	}
+	if (r->event.type == YAML_MAPPING_START_EVENT) {
+		rc = mapping_read(r, table, shares, path);
+		if (rc == 0)
+			rc = shares_complete(r, key, shares, count, mark, path);
+	} else if (r->event.type == YAML_SCALAR_EVENT) {
+		rc = scalar_read(r, &word, &whole, path);
+		if (rc == 0)
+			shares[whole] = 1;
+	} else {
+		rc = fail_kind(r, path, expected_text(key));
+	}
+	if (rc == 0)
+		memcpy(out, shares, count * sizeof(*shares));
+	return rc;
+}
+
 static int value_read(struct reader *r, const struct conf_key *key, void *base, const char *path)
 {
 	void *field = field_at(base, key);
@@ -592,6 +581,8 @@ static int value_read(struct reader *r, const struct conf_key *key, void *base, 
 		return doubles_read(r, key, field, path);
 	case CONF_SECTIONS:
 		return sections_read(r, key, field, path);
+	case CONF_SHARES:
+		return shares_read(r, key, field, path);
 	default:
 		return scalar_read(r, key, field, path);
 	}
@@ -653,14 +644,9 @@ int conf_parse(const char *name, const char *text, size_t len, const struct conf
 	struct reader r = {.root = keys, .err = err};
 	int rc;
 
-	r.doc = calloc(1, sizeof(*r.doc));
+	r.doc = conf_doc_open(name);
 	if (!r.doc)
 		return err_sys(err, -ENOMEM, "%s", name);
-	r.doc->name = doc_string(r.doc, name);
-	if (!r.doc->name) {
-		rc = err_sys(err, -ENOMEM, "%s", name);
-		goto fail_doc;
-	}
 	rc = text_check(&r, text, len);
 	if (rc < 0)
 		goto fail_doc;
@@ -696,55 +682,4 @@ int conf_load(const char *path, const struct conf_key *keys, void *out, struct c
 	rc = conf_parse(path, text, len, keys, out, ret_doc, err);
 	free(text);
 	return rc;
-}
-
-bool conf_has(const struct conf_doc *doc, const char *key)
-{
-	return entry_find(doc, key) != NULL;
-}
-
-/* The entry of `key`, or of the nearest section around it. */
-static const struct entry *entry_around(const struct conf_doc *doc, const char *key)
-{
-	const struct entry *entry;
-	char path[PATH_BYTES];
-	char *cut;
-
-	snprintf(path, sizeof(path), "%s", key);
-	for (;;) {
-		entry = entry_find(doc, path);
-		cut = strrchr(path, '.');
-		if (entry || !cut)
-			return entry;
-		*cut = '\0';
-	}
-}
-
-int conf_error(const struct conf_doc *doc, const char *key, struct err *err, const char *fmt, ...)
-{
-	const struct entry *entry = entry_around(doc, key);
-	va_list ap;
-
-	va_start(ap, fmt);
-	err_vset(err, ERR_CONFIG, fmt, ap);
-	va_end(ap);
-	if (err)
-		err_add(err, "%s:%zu:%zu: %s", doc->name, entry ? entry->line : 1,
-			entry ? entry->column : 1, key);
-	return ERR_CONFIG;
-}
-
-struct conf_doc *conf_free(struct conf_doc *doc)
-{
-	struct block *block, *after;
-
-	if (!doc)
-		return NULL;
-	for (block = doc->blocks; block; block = after) {
-		after = block->next;
-		free(block);
-	}
-	free(doc->entries);
-	free(doc);
-	return NULL;
 }

@@ -13,7 +13,8 @@
 
 #include "common/err.h"
 
-#define CONF_LIST_MAX 256
+#define CONF_LIST_MAX   256
+#define CONF_SHARES_MAX 8 /* names of a CONF_SHARES */
 
 enum conf_type {
 	CONF_END,      /* closes a table */
@@ -28,6 +29,8 @@ enum conf_type {
 	CONF_STRINGS,  /* struct conf_strings; a single scalar counts as a list of one */
 	CONF_DOUBLES,  /* struct conf_doubles; exactly `count` entries when count > 0 */
 	CONF_SECTIONS, /* struct conf_items: a list of mappings, each of `item_bytes`, by `keys` */
+	CONF_SHARES,   /* double for each of `names`, 1 in all, how something is divided among them:
+			* "b" gives it all to b, "{b: 0.5, c: 0.3}" the rest to the first name */
 };
 
 struct conf_strings {

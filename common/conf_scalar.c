@@ -224,6 +224,7 @@ int conf_scalar_parse(const struct conf_key *key, const char *text, bool quoted,
 	case CONF_STRING:
 	case CONF_STRINGS:
 	case CONF_SECTIONS:
+	case CONF_SHARES:
 		break;
 	}
 	snprintf(why, CONF_WHY_BYTES, "a table asks for a type that is no scalar");

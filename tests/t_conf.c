@@ -29,6 +29,7 @@ struct config {
 	struct conf_strings paths;
 	struct conf_doubles betas, list;
 	struct conf_items jobs;
+	double place[3];
 	struct {
 		uint64_t stage;
 		char *text;
@@ -38,6 +39,7 @@ struct config {
 #define AT(field) offsetof(struct config, field)
 
 static const char *const types[] = {"adamw", "adam", "sgd", NULL};
+static const char *const places[] = {"near", "far", "farther", NULL};
 
 static const struct conf_key zero_keys[] = {
 	{.name = "stage", .type = CONF_U64, .offset = AT(zero.stage), .required = true, .max = 3},
@@ -77,12 +79,13 @@ static const struct conf_key keys[] = {
 	 .keys = job_keys,
 	 .item_bytes = sizeof(struct job)},
 	{.name = "zero", .type = CONF_SECTION, .keys = zero_keys},
+	{.name = "place", .type = CONF_SHARES, .offset = AT(place), .names = places},
 	{.type = CONF_END},
 };
 
 static int parse(const char *text, struct config *c, struct conf_doc **doc, struct err *err)
 {
-	*c = (struct config){.lr = 0.5, .type = 1};
+	*c = (struct config){.lr = 0.5, .type = 1, .place = {0.25, 0.75}};
 	return conf_parse("t.yaml", text, strlen(text), keys, c, doc, err);
 }
 
@@ -171,6 +174,49 @@ START_TEST(errors_after_reading_name_the_place)
 END_TEST
 
 static const struct {
+	const char *text;
+	double place[3];
+} shared[] = {
+	{"near", {1, 0, 0}},
+	{"farther", {0, 0, 1}},
+	{"'far'", {0, 1, 0}},
+	{"{far: 1}", {0, 1, 0}},
+	{"{far: 1.0, farther: 0}", {0, 1, 0}},
+	{"{farther: 0.25}", {0.75, 0, 0.25}},
+	{"{farther: 0.25, far: 0.5}", {0.25, 0.5, 0.25}},
+	/* Tenths add up to 1 only nearly; what is missing is nobody's. */
+	{"{far: 0.9, farther: 0.1}", {0, 0.9, 0.1}},
+	{"{far: 0.7, farther: 0.3}", {0, 0.7, 0.3}},
+	{"\n  far: 0.5\n  farther: .5", {0, 0.5, 0.5}},
+	{"{\"far\": 5e-1}", {0.5, 0.5, 0}},
+};
+
+START_TEST(shares_are_read)
+{
+	struct conf_doc *doc = NULL;
+	struct err err = {0};
+	struct config c;
+	char text[200];
+
+	snprintf(text, sizeof(text), "layers: 1\nplace: %s\n", shared[_i].text);
+	ck_assert_msg(parse(text, &c, &doc, &err) == 0, "%s", err.text);
+	for (size_t i = 0; i < 3; i++)
+		ck_assert_msg(c.place[i] == shared[_i].place[i], "%s: %g", text, c.place[i]);
+	ck_assert(conf_has(doc, "place"));
+	/* A message about one share stands at it, or where it would be. */
+	conf_error(doc, "place.far", &err, "is too far");
+	if (strstr(text, "far: 0.9"))
+		ck_assert_str_eq(err.text, "t.yaml:2:14: place.far: is too far");
+	if (!strchr(text, '{') && !strstr(text, "\n  "))
+		ck_assert_str_eq(err.text, "t.yaml:2:8: place.far: is too far");
+	conf_free(doc);
+	ck_assert_int_eq(parse("layers: 1\n", &c, &doc, &err), 0);
+	ck_assert(c.place[0] == 0.25 && c.place[1] == 0.75 && c.place[2] == 0);
+	conf_free(doc);
+}
+END_TEST
+
+static const struct {
 	const char *text, *message; /* behind "t.yaml:" */
 } refused[] = {
 	/* keys */
@@ -183,7 +229,7 @@ static const struct {
 	{"layers: 1\n? [a]\n: 2", "2:3: expected a key, found a list"},
 	{"layers: 1\n<<: {lr: 1}",
 	 "2:1: <<: unknown key (known here: layers, count, memory, wait, lr, on, dir, "
-	 "type, paths, betas, list, jobs, zero)"},
+	 "type, paths, betas, list, jobs, zero, place)"},
 	{"layers: 1\nlr: 1\nlr: 0.5", "3:1: lr: given twice (first at line 2)"},
 	{"layers: 1\nzero: {stage: 1}\nzero: {stage: 1}",
 	 "3:1: zero: given twice (first at line 2)"},
@@ -266,6 +312,36 @@ static const struct {
 	{"layers: aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789\xc3\xa4z",
 	 "1:9: layers: 'aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee123456789...' is not a "
 	 "whole number"},
+	/* shares */
+	{"layers: 1\nplace: fra",
+	 "2:8: place: 'fra' is not one of near, far, farther (did you mean "
+	 "'far'?)"},
+	{"layers: 1\nplace: 0.5", "2:8: place: '0.5' is not one of near, far, farther"},
+	{"layers: 1\nplace: [far]",
+	 "2:8: place: expected a word or a mapping of shares, found a list"},
+	{"layers: 1\nplace:", "2:7: place: no value given, expected a word"},
+	{"layers: 1\nplace: {far: 0.5, farthr: 0.5}",
+	 "2:19: place.farthr: unknown key (did you mean 'farther'?)"},
+	{"layers: 1\nplace: {near: 0.5, far: 0.5}",
+	 "2:9: place.near: unknown key (did you mean 'far'?)"},
+	{"layers: 1\nplace: {far: 0.5, far: 0.4}",
+	 "2:19: place.far: given twice (first at line 2)"},
+	{"layers: 1\nplace: far\nplace: {far: 0.5}", "3:1: place: given twice (first at line 2)"},
+	{"layers: 1\nplace: {far: half}", "2:14: place.far: 'half' is not a number"},
+	{"layers: 1\nplace: {far: '0.5'}", "2:14: place.far: '0.5' is not a number: it is quoted"},
+	{"layers: 1\nplace: {far: .nan}", "2:14: place.far: '.nan' is not a number"},
+	{"layers: 1\nplace: {far: .inf}", "2:14: place.far: '.inf' is not a number"},
+	{"layers: 1\nplace: {far: -0.1}", "2:14: place.far: -0.1 is out of range (0..1)"},
+	{"layers: 1\nplace:\n  far: 1.1", "3:8: place.far: 1.1 is out of range (0..1)"},
+	{"layers: 1\nplace: {far: [0.5]}", "2:14: place.far: expected a number, found a list"},
+	{"layers: 1\nplace: {far: }", "2:14: place.far: no value given, expected a number"},
+	{"layers: 1\nplace: {far: 0.7, farther: 0.5}",
+	 "2:8: place: the shares add up to 1.2, expected at most 1"},
+	{"layers: 1\nplace: {}", "2:8: place: no share is above 0; for that, write 'near'"},
+	{"layers: 1\nplace: {far: 0, farther: 0.0}",
+	 "2:8: place: no share is above 0; for that, write 'near'"},
+	{"layers: 1\nplace: &a {far: 1}", "2:8: place: anchors (&name) are not used here"},
+	{"layers: 1\nplace: {far: *a}", "2:14: place.far: aliases (*name) are not used here"},
 	/* YAML itself */
 	{"layers: 1\n\tlr: 1", "2:1: a tab cannot stand here; indent with spaces"},
 	{"layers: 1\nzero:\n\tstage: 1", "3:1: a tab cannot stand here; indent with spaces"},
@@ -418,6 +494,7 @@ int main(void)
 
 	tcase_add_loop_test(tcase, everything_is_read, 0, 2);
 	tcase_add_test(tcase, defaults_stay);
+	tcase_add_loop_test(tcase, shares_are_read, 0, sizeof(shared) / sizeof(shared[0]));
 	tcase_add_test(tcase, errors_after_reading_name_the_place);
 	tcase_add_loop_test(tcase, refusals, 0, sizeof(refused) / sizeof(refused[0]));
 	tcase_add_test(tcase, nul_bytes_and_sizes);

@@ -51,6 +51,7 @@ struct config {
 	struct conf_strings strings;
 	struct conf_doubles doubles;
 	struct conf_items items;
+	double shares[3];
 };
 
 struct item {
@@ -60,6 +61,7 @@ struct item {
 #define AT(field) offsetof(struct config, field)
 
 static const char *const words[] = {"one", "two", NULL};
+static const char *const parts[] = {"left", "middle", "right", NULL};
 
 static const struct conf_key item_keys[] = {
 	{.name = "name", .type = CONF_STRING, .offset = offsetof(struct item, name)},
@@ -81,6 +83,7 @@ static const struct conf_key keys[] = {
 	{.name = "real", .type = CONF_DOUBLE, .offset = AT(real)},
 	{.name = "yes", .type = CONF_BOOL, .offset = AT(yes)},
 	{.name = "inner", .type = CONF_SECTION, .keys = inner},
+	{.name = "shares", .type = CONF_SHARES, .offset = AT(shares), .names = parts},
 	{.name = "items",
 	 .type = CONF_SECTIONS,
 	 .offset = AT(items),
@@ -97,6 +100,7 @@ static const char valid[] = "# a document\n"
 			    "yes: true\n"
 			    "inner: {string: \"a\\u00e4\", word: two, strings: [a, 'b c'],\n"
 			    "        doubles: [0.9, .95]}\n"
+			    "shares: {middle: 0.5, right: 0.25}\n"
 			    "items:\n"
 			    "- name: x\n"
 			    "- {name: y}\n";
