@@ -31,6 +31,24 @@ static const struct {
 	{ERR_INTERRUPTED, 130, "interrupted"},
 };
 
+/* Each library has a range of its own: its result is `base` minus the code. */
+#define LIBRARY_CODES 10000
+enum library_base {
+	BASE_CUDA = -10000,
+	BASE_NCCL = -20000,
+	BASE_CUBLAS = -30000,
+	BASE_CUDNN = -40000,
+};
+static const struct {
+	int base;
+	const char *text;
+} libraries[] = {
+	{BASE_CUDA, "a CUDA call failed"},
+	{BASE_NCCL, "an NCCL call failed"},
+	{BASE_CUBLAS, "a cuBLAS call failed"},
+	{BASE_CUDNN, "a cuDNN call failed"},
+};
+
 /* What a script should see for the system's own errors; the rest is EX_OSERR. */
 static const struct {
 	int code, exit_status;
@@ -143,9 +161,38 @@ const char *err_str(int code)
 	for (size_t i = 0; i < COUNT(ours); i++)
 		if (ours[i].code == code)
 			return ours[i].text;
+	for (size_t i = 0; i < COUNT(libraries); i++)
+		if (code < libraries[i].base && code > libraries[i].base - LIBRARY_CODES)
+			return libraries[i].text;
 	/* Unlike strerror() this never writes to shared storage. */
 	text = code >= -4095 ? strerrordesc_np(-code) : NULL;
 	return text ? text : "unknown error";
+}
+
+static int library_code(enum library_base base, int result)
+{
+	assert(result > 0);
+	return base - (result < LIBRARY_CODES ? result : LIBRARY_CODES - 1);
+}
+
+int err_cuda(int result)
+{
+	return library_code(BASE_CUDA, result);
+}
+
+int err_nccl(int result)
+{
+	return library_code(BASE_NCCL, result);
+}
+
+int err_cublas(int result)
+{
+	return library_code(BASE_CUBLAS, result);
+}
+
+int err_cudnn(int result)
+{
+	return library_code(BASE_CUDNN, result);
 }
 
 int err_exit_status(int code)

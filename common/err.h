@@ -15,8 +15,8 @@
 #define ERR_TEXT_BYTES 2048
 
 /*
- * Codes -1..-4095 are -errno. Ours follow; CUDA's and NCCL's sit below -10000. Each of ours stands
- * for one exit status of sysexits(3), which is what a user's script sees.
+ * Codes -1..-4095 are -errno. Ours follow; those of the accelerator's libraries sit below -10000.
+ * Each of ours stands for one exit status of sysexits(3), which is what a user's script sees.
  */
 enum err_code {
 	ERR_USAGE = -5001,       /* 64: command line */
@@ -51,7 +51,17 @@ int err_sys(struct err *err, int code, const char *fmt, ...) __attribute__((form
 /* A short text for any code; static storage, any thread. */
 const char *err_str(int code);
 
-/* The exit status for a code: 0 for 0, sysexits for ours, the nearest of sysexits for -errno. */
+/*
+ * What a call of an accelerator's library returned (not its "success") as a code of ours; a result
+ * past what its library has codes for counts as the last one. The caller's text has the library's
+ * own words for it: common/ knows none of those libraries.
+ */
+int err_cuda(int result);
+int err_nccl(int result);
+int err_cublas(int result);
+int err_cudnn(int result);
+
+/* The exit status for a code: 0 for 0, sysexits for ours, the nearest of sysexits for the rest. */
 int err_exit_status(int code);
 
 #endif

@@ -6,7 +6,7 @@
  * 1. The arena is taken whole at open and carved from the front; nothing is given back before
  *    device_free, so an allocation that fits once fits always.
  * 2. The first error stays: `error` is written once, under the lock, before `failed` is set.
- * 3. Nothing here knows what a backend is made of; a backend that is not built in is a NULL in the
+ * 3. Nothing here knows what a backend is made of; a backend that is not linked in is a NULL in the
  *    table.
  */
 #include "kernels/internal.h"
@@ -16,8 +16,25 @@
 
 #include "common/units.h"
 
+/*
+ * The cuda backend lies in an archive of its own, kernels_cuda. Weak, so that programs which open
+ * no device (dsrun, the daemon) link without it and without the CUDA runtime.
+ */
+extern const struct device_backend device_backend_cuda __attribute__((weak));
+
 static const struct device_backend *const backends[DEVICE_TYPE_COUNT] = {
 	[DEVICE_CPU] = &device_backend_cpu,
+	[DEVICE_CUDA] = &device_backend_cuda,
+};
+
+/* DSRUN_CUDA comes from kernels/module.mk: 1 when nvcc was found. */
+static const bool built[DEVICE_TYPE_COUNT] = {
+	[DEVICE_CPU] = true,
+	[DEVICE_CUDA] = DSRUN_CUDA,
+};
+
+static const uint64_t own_bytes[DEVICE_TYPE_COUNT] = {
+	[DEVICE_CUDA] = CUDA_WORKSPACE_BYTES,
 };
 
 static const char *const type_names[DEVICE_TYPE_COUNT] = {
@@ -26,6 +43,18 @@ static const char *const type_names[DEVICE_TYPE_COUNT] = {
 };
 
 static int error_get(struct device *device, struct err *err);
+
+bool device_built(enum device_type type)
+{
+	assert(type < DEVICE_TYPE_COUNT);
+	return built[type];
+}
+
+uint64_t device_own_bytes(enum device_type type)
+{
+	assert(type < DEVICE_TYPE_COUNT);
+	return own_bytes[type];
+}
 
 int device_open(const struct device_config *config, struct device **ret, struct err *err)
 {
@@ -107,6 +136,21 @@ int device_stream_sync(struct device_stream *stream, struct err *err)
 struct device *device_stream_device(struct device_stream *stream)
 {
 	return stream->device;
+}
+
+void *device_stream_native(struct device_stream *stream)
+{
+	return stream->device->backend->stream_native(stream);
+}
+
+bool device_skips(const struct device_stream *stream)
+{
+	return !device_running(stream->device);
+}
+
+void device_fail_from(struct device_stream *stream, const struct err *err)
+{
+	device_fail(stream->device, err);
 }
 
 double device_stream_busy(struct device_stream *stream)

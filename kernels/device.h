@@ -35,6 +35,15 @@ struct device_config {
 /* Alignment of every allocation: a cache line pair, and what O_DIRECT and vector loads like. */
 #define DEVICE_ALIGN 4096u
 
+/* Is there code for this type in this build? The programs of a build agree on it. */
+bool device_built(enum device_type type);
+
+/*
+ * What a device of this type takes from its budget for itself when it opens: 0 on cpu, the
+ * products' workspace on cuda. device_used_bytes has it in.
+ */
+uint64_t device_own_bytes(enum device_type type);
+
 /* ERR_CONFIG when the type is not built in or not there; -ENOMEM when memory is not to be had. */
 int device_open(const struct device_config *config, struct device **ret, struct err *err);
 
@@ -62,6 +71,18 @@ int device_stream_open(struct device *device, const char *name, struct device_st
 int device_stream_sync(struct device_stream *stream, struct err *err);
 
 struct device *device_stream_device(struct device_stream *stream);
+
+/*
+ * The backend's own stream, for libraries that enqueue by themselves: a cudaStream_t; NULL on cpu.
+ * Who enqueues on it hands its failures to device_fail_from, and asks device_skips before.
+ */
+void *device_stream_native(struct device_stream *stream);
+
+/* Has the device failed, so that whatever is enqueued on this stream is to be skipped? */
+bool device_skips(const struct device_stream *stream);
+
+/* Makes `err` (a negative code with its text) the sticky error of the device, unless it has one. */
+void device_fail_from(struct device_stream *stream, const struct err *err);
 
 int device_event_open(struct device *device, struct device_event **ret, struct err *err);
 

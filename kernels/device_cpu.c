@@ -267,6 +267,13 @@ static void cpu_stream_sync(struct device_stream *stream)
 	wait_for(s, last);
 }
 
+/* Nobody else can enqueue on a stream of the cpu's. */
+static void *cpu_stream_native(struct device_stream *stream)
+{
+	(void)stream;
+	return NULL;
+}
+
 static double cpu_stream_busy(struct device_stream *stream)
 {
 	struct cpu_stream *s = (struct cpu_stream *)stream;
@@ -408,6 +415,7 @@ const struct device_backend device_backend_cpu = {
 	.host_register = cpu_host_register,
 	.stream_open = cpu_stream_open,
 	.stream_sync = cpu_stream_sync,
+	.stream_native = cpu_stream_native,
 	.stream_busy = cpu_stream_busy,
 	.event_open = cpu_event_open,
 	.event_record = cpu_event_record,

@@ -22,6 +22,7 @@ struct device_backend {
 	int (*stream_open)(struct device *device, const char *name, struct device_stream **ret,
 			   struct err *err);
 	void (*stream_sync)(struct device_stream *stream);
+	void *(*stream_native)(struct device_stream *stream);
 	double (*stream_busy)(struct device_stream *stream);
 	int (*event_open)(struct device *device, struct device_event **ret, struct err *err);
 	void (*event_record)(struct device_event *event, struct device_stream *stream);
@@ -37,6 +38,9 @@ struct device_backend {
 };
 
 extern const struct device_backend device_backend_cpu;
+
+/* What cuBLASLt may use for a product's partial sums: NVIDIA's advice for sm_90. */
+#define CUDA_WORKSPACE_BYTES ((uint64_t)32 << 20)
 
 struct device {
 	const struct device_backend *backend;

@@ -249,6 +249,7 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 	d->budget_bytes = c->device.memory;
 	device_resident(p);
 	device_buffers(p, arch);
+	d->small_bytes += device_own_bytes((enum device_type)c->device.type);
 	d->gather_slots = d->gather_slot_bytes ? 1 : 0;
 	d->grad_buffers = d->grad_buffer_bytes ? 1 : 0;
 	d->part_buffers = 1;

@@ -302,7 +302,7 @@ static int check_zero(const struct train_config *c, const struct conf_doc *doc, 
 
 static int check_device(const struct train_config *c, const struct conf_doc *doc, struct err *err)
 {
-	if (c->device.type == DEVICE_CUDA)
+	if (!device_built((enum device_type)c->device.type))
 		return conf_error(doc, "device.type", err,
 				  "cuda, expected cpu: this build has no cuda device");
 	return 0;

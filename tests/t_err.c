@@ -92,6 +92,31 @@ START_TEST(each_code_has_its_text_and_status)
 }
 END_TEST
 
+START_TEST(libraries_codes_stay_apart)
+{
+	static const struct {
+		int (*code)(int result);
+		const char *text;
+	} cases[] = {{err_cuda, "a CUDA call failed"},
+		     {err_nccl, "an NCCL call failed"},
+		     {err_cublas, "a cuBLAS call failed"},
+		     {err_cudnn, "a cuDNN call failed"}};
+	static const int results[] = {1, 2, 719, 9999, 10000, 2147483647};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		for (size_t j = 0; j < sizeof(results) / sizeof(results[0]); j++) {
+			int code = cases[i].code(results[j]);
+
+			ck_assert_int_lt(code, -10000);
+			ck_assert_str_eq(err_str(code), cases[i].text);
+			ck_assert_int_eq(err_exit_status(code), EX_SOFTWARE);
+		}
+	ck_assert_int_eq(err_cuda(700), -10700);
+	ck_assert_str_eq(err_str(-10000), "unknown error");
+	ck_assert_str_eq(err_str(-50000), "unknown error");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("err");
@@ -104,6 +129,7 @@ int main(void)
 	tcase_add_test(tcase, long_texts_are_cut);
 	tcase_add_test(tcase, no_err_costs_the_text_only);
 	tcase_add_test(tcase, each_code_has_its_text_and_status);
+	tcase_add_test(tcase, libraries_codes_stay_apart);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
