@@ -5,13 +5,15 @@
 #include <stddef.h>
 
 #include "kernels/device.h"
+#include "kernels/dtype.h"
 
 struct gelu {
 	size_t count;
-	const float *x;
-	float *y;        /* forward */
-	const float *dy; /* backward */
-	float *dx;       /* backward, overwritten; may be dy */
+	enum dtype act; /* of all; DTYPE_F32 on the cpu device */
+	const void *x;
+	void *y;        /* forward */
+	const void *dy; /* backward */
+	void *dx;       /* backward, overwritten; may be dy */
 };
 
 void gelu_forward(struct device_stream *stream, const struct gelu *g);

@@ -20,7 +20,8 @@ static void forward_piece(void *arg, size_t part, unsigned worker)
 	size_t i = part * PIECE;
 
 	(void)worker;
-	simd_get()->gelu_forward(g->y + i, g->x + i, piece_count(part, g->count));
+	simd_get()->gelu_forward((float *)g->y + i, (const float *)g->x + i,
+				 piece_count(part, g->count));
 }
 
 void cpu_gelu_forward(struct cpu_team *team, const void *args)
@@ -36,7 +37,8 @@ static void backward_piece(void *arg, size_t part, unsigned worker)
 	size_t i = part * PIECE;
 
 	(void)worker;
-	simd_get()->gelu_backward(g->dx + i, g->dy + i, g->x + i, piece_count(part, g->count));
+	simd_get()->gelu_backward((float *)g->dx + i, (const float *)g->dy + i,
+				  (const float *)g->x + i, piece_count(part, g->count));
 }
 
 void cpu_gelu_backward(struct cpu_team *team, const void *args)

@@ -136,7 +136,7 @@ static struct head head_of(const struct attention *a, size_t batch, size_t head)
 		.scale = 1.0f / sqrtf((float)a->head_dim),
 	};
 
-	h.q = a->qkv + h.qkv_at;
+	h.q = (const float *)a->qkv + h.qkv_at;
 	h.k = h.q + width;
 	h.v = h.k + width;
 	return h;
@@ -197,7 +197,7 @@ static void forward_group(const struct attention *a, const struct head *h, const
 			  float *s, size_t row, size_t i, size_t rows)
 {
 	struct product p = {
-		.c = a->out + h->out_at + i * h->out_row,
+		.c = (float *)a->out + h->out_at + i * h->out_row,
 		.c_row = h->out_row,
 		.a = s,
 		.a_row = row,
@@ -291,8 +291,9 @@ static void backward_block(const struct attention *a, const struct head *h, cons
 			   const float *vt, float *p, float *ds, size_t row, size_t begin,
 			   size_t end)
 {
-	const float *dout = a->dout + h->out_at, *out = a->out + h->out_at;
-	float *dq = a->dqkv + h->qkv_at;
+	const float *dout = (const float *)a->dout + h->out_at;
+	const float *out = (const float *)a->out + h->out_at;
+	float *dq = (float *)a->dqkv + h->qkv_at;
 	size_t width = h->out_row;
 
 	scores(p, row, h->q, h->in_row, kt, h->dim, begin, end);

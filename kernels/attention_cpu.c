@@ -8,22 +8,21 @@
 #include "kernels/simd.h"
 
 /* k and v transposed, a block of probabilities and one of their gradients: see attention_body.h. */
-static size_t scratch_of_thread(size_t seq, size_t head_dim)
+size_t cpu_attention_scratch_count(size_t seq, size_t head_dim)
 {
 	return (2 * head_dim + 2 * ATTENTION_QUERIES_BACKWARD) * attention_row(seq);
 }
 
-size_t attention_scratch_count(size_t seq, size_t head_dim, unsigned threads)
+static float *scratch_of(const struct attention *a, unsigned worker)
 {
-	return threads * scratch_of_thread(seq, head_dim);
+	return a->scratch + worker * cpu_attention_scratch_count(a->seq, a->head_dim);
 }
 
 static void forward_head(void *arg, size_t part, unsigned worker)
 {
 	const struct attention *a = arg;
 
-	simd_get()->attention_forward(a, part / a->heads, part % a->heads,
-				      a->scratch + worker * scratch_of_thread(a->seq, a->head_dim));
+	simd_get()->attention_forward(a, part / a->heads, part % a->heads, scratch_of(a, worker));
 }
 
 void cpu_attention_forward(struct cpu_team *team, const void *args)
@@ -37,9 +36,7 @@ static void backward_head(void *arg, size_t part, unsigned worker)
 {
 	const struct attention *a = arg;
 
-	simd_get()->attention_backward(a, part / a->heads, part % a->heads,
-				       a->scratch +
-					       worker * scratch_of_thread(a->seq, a->head_dim));
+	simd_get()->attention_backward(a, part / a->heads, part % a->heads, scratch_of(a, worker));
 }
 
 void cpu_attention_backward(struct cpu_team *team, const void *args)

@@ -104,6 +104,9 @@ void cpu_vector_accumulate(struct cpu_team *team, const void *args);
 void cpu_vector_sumsq(struct cpu_team *team, const void *args);
 void cpu_adam(struct cpu_team *team, const void *args);
 
+/* Floats of scratch that attention needs for each thread of the team. */
+size_t cpu_attention_scratch_count(size_t seq, size_t head_dim);
+
 /*
  * Loads OpenBLAS, once in a process. ERR_CONFIG when it is not to be had. cblas_sgemm for row-major
  * matrices, in the calling thread: c = op(a) op(b) + beta * c.

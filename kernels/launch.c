@@ -24,11 +24,18 @@ _Static_assert(sizeof(struct cross_entropy) <= DEVICE_ARGS_BYTES_MAX, "arguments
 _Static_assert(sizeof(struct vector) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct adam) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 
+/* The cpu device works in fp32, whatever the parameters' type. */
+static void act_check(struct device_stream *stream, enum dtype act)
+{
+	assert(act == DTYPE_F32 || stream->device->config.type != DEVICE_CPU);
+}
+
 static void linear_check(struct device_stream *stream, const struct linear *l)
 {
 	size_t wider = l->in > l->out ? l->in : l->out;
 
-	assert(l->in > 0 && l->out > 0);
+	assert(l->in > 0 && l->out > 0 && (!l->y_row || l->y_row >= l->out));
+	act_check(stream, l->act);
 	assert(stream->device->config.type != DEVICE_CPU || l->w_type == DTYPE_F32 ||
 	       (l->scratch && l->scratch_count >= wider));
 }
@@ -36,6 +43,7 @@ static void linear_check(struct device_stream *stream, const struct linear *l)
 void linear_forward(struct device_stream *stream, const struct linear *l)
 {
 	linear_check(stream, l);
+	assert(!l->add || !l->gelu_in);
 	device_launch(stream, OP_LINEAR_FORWARD, l, sizeof(*l));
 }
 
@@ -47,28 +55,42 @@ void linear_backward_input(struct device_stream *stream, const struct linear *l)
 
 void linear_backward_weight(struct device_stream *stream, const struct linear *l)
 {
-	assert(l->in > 0 && l->out > 0);
+	assert(l->in > 0 && l->out > 0 && (!l->y_row || l->y_row >= l->out));
+	act_check(stream, l->act);
 	device_launch(stream, OP_LINEAR_BACKWARD_WEIGHT, l, sizeof(*l));
 }
 
 void layernorm_forward(struct device_stream *stream, const struct layernorm *l)
 {
 	assert(l->width > 0);
+	act_check(stream, l->act);
 	device_launch(stream, OP_LAYERNORM_FORWARD, l, sizeof(*l));
 }
 
 void layernorm_backward(struct device_stream *stream, const struct layernorm *l)
 {
 	assert(l->width > 0);
+	act_check(stream, l->act);
+	assert(!l->dx_act || stream->device->config.type != DEVICE_CPU);
 	device_launch(stream, OP_LAYERNORM_BACKWARD, l, sizeof(*l));
+}
+
+size_t attention_scratch_count(enum device_type type, size_t batch, size_t seq, size_t heads,
+			       size_t head_dim, unsigned threads)
+{
+	if (type == DEVICE_CPU)
+		return threads * cpu_attention_scratch_count(seq, head_dim);
+	return batch * heads * seq; /* backward: the dot product of each row of out and dout */
 }
 
 static void attention_check(struct device_stream *stream, const struct attention *a)
 {
-	unsigned threads = stream->device->config.threads;
+	const struct device_config *c = &stream->device->config;
 
 	assert(a->head_dim > 0);
-	assert(a->scratch_count >= attention_scratch_count(a->seq, a->head_dim, threads));
+	act_check(stream, a->act);
+	assert(a->scratch_count >= attention_scratch_count(c->type, a->batch, a->seq, a->heads,
+							   a->head_dim, c->threads));
 }
 
 void attention_forward(struct device_stream *stream, const struct attention *a)
@@ -85,11 +107,13 @@ void attention_backward(struct device_stream *stream, const struct attention *a)
 
 void gelu_forward(struct device_stream *stream, const struct gelu *g)
 {
+	act_check(stream, g->act);
 	device_launch(stream, OP_GELU_FORWARD, g, sizeof(*g));
 }
 
 void gelu_backward(struct device_stream *stream, const struct gelu *g)
 {
+	act_check(stream, g->act);
 	device_launch(stream, OP_GELU_BACKWARD, g, sizeof(*g));
 }
 
@@ -105,7 +129,8 @@ void embedding_backward(struct device_stream *stream, const struct embedding *e)
 
 void cross_entropy(struct device_stream *stream, const struct cross_entropy *c)
 {
-	assert(c->vocab > 0);
+	assert(c->vocab > 0 && (!c->row || c->row >= c->vocab));
+	act_check(stream, c->act);
 	device_launch(stream, OP_CROSS_ENTROPY, c, sizeof(*c));
 }
 

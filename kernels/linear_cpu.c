@@ -22,6 +22,7 @@
 
 /* Elements of a vector that a thread takes at a time. */
 #define COLUMNS_PIECE 64u
+#define ROWS_PIECE    16u
 #define WIDEN_PIECE   4096u
 
 struct product {
@@ -116,6 +117,17 @@ static void product_with_weight(struct cpu_team *team, struct product *p, const 
 	}
 }
 
+static size_t y_row(const struct linear *l)
+{
+	return l->y_row ? l->y_row : l->out;
+}
+
+/* Where x w + bias goes. */
+static float *forward_to(const struct linear *l)
+{
+	return l->gelu_in ? l->gelu_in : l->y;
+}
+
 static void bias_rows(void *arg, size_t part, unsigned worker)
 {
 	const struct linear *l = arg;
@@ -123,11 +135,48 @@ static void bias_rows(void *arg, size_t part, unsigned worker)
 
 	(void)worker;
 	for (size_t i = begin; i < end; i++) {
+		float *to = forward_to(l) + i * (l->gelu_in ? l->out : y_row(l));
+
 		if (l->w_type == DTYPE_F32)
-			memcpy(l->y + i * l->out, l->bias, l->out * sizeof(float));
+			memcpy(to, l->bias, l->out * sizeof(float));
 		else
-			simd_get()->widen(l->y + i * l->out, l->bias, l->out);
+			simd_get()->widen(to, l->bias, l->out);
 	}
+}
+
+static void add_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct linear *l = arg;
+	size_t begin = part * ROWS_PIECE, end = smaller(begin + ROWS_PIECE, l->rows);
+
+	(void)worker;
+	for (size_t i = begin; i < end; i++) {
+		float *y = (float *)l->y + i * y_row(l);
+
+		simd_get()->add(y, y, l->add + i * l->out, l->out);
+	}
+}
+
+static void gelu_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct linear *l = arg;
+	size_t begin = part * ROWS_PIECE, end = smaller(begin + ROWS_PIECE, l->rows);
+
+	(void)worker;
+	for (size_t i = begin; i < end; i++)
+		simd_get()->gelu_forward((float *)l->y + i * y_row(l),
+					 (const float *)l->gelu_in + i * l->out, l->out);
+}
+
+static void gelu_slope_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct linear *l = arg;
+	size_t begin = part * ROWS_PIECE * l->in;
+	size_t count = smaller(ROWS_PIECE * l->in, l->rows * l->in - begin);
+	float *dx = (float *)l->dx + begin;
+
+	(void)worker;
+	simd_get()->gelu_backward(dx, dx, (const float *)l->gelu_in + begin, count);
 }
 
 void cpu_linear_forward(struct cpu_team *team, const void *args)
@@ -141,14 +190,18 @@ void cpu_linear_forward(struct cpu_team *team, const void *args)
 		.a = l->x,
 		.a_row = l->in,
 		.beta = l->bias ? 1.0f : 0.0f,
-		.c = l->y,
-		.c_row = l->out,
+		.c = forward_to(l),
+		.c_row = l->gelu_in ? l->out : y_row(l),
 	};
 
 	/* The bias is there first and the product adds to it: no pass over y afterwards. */
 	if (l->bias)
 		cpu_team_run(team, bias_rows, (void *)l, parts_of(l->rows, TILE_ROWS));
 	product_with_weight(team, &p, l, l->w_transposed ? l->in : l->out);
+	if (l->add)
+		cpu_team_run(team, add_rows, (void *)l, parts_of(l->rows, ROWS_PIECE));
+	if (l->gelu_in)
+		cpu_team_run(team, gelu_rows, (void *)l, parts_of(l->rows, ROWS_PIECE));
 }
 
 void cpu_linear_backward_input(struct cpu_team *team, const void *args)
@@ -160,12 +213,14 @@ void cpu_linear_backward_input(struct cpu_team *team, const void *args)
 		.n = l->in,
 		.k = l->out,
 		.a = l->dy,
-		.a_row = l->out,
+		.a_row = y_row(l),
 		.c = l->dx,
 		.c_row = l->in,
 	};
 
 	product_with_weight(team, &p, l, l->w_transposed ? l->in : l->out);
+	if (l->gelu_in)
+		cpu_team_run(team, gelu_slope_rows, (void *)l, parts_of(l->rows, ROWS_PIECE));
 }
 
 static void dbias_columns(void *arg, size_t part, unsigned worker)
@@ -174,7 +229,7 @@ static void dbias_columns(void *arg, size_t part, unsigned worker)
 	size_t j = part * COLUMNS_PIECE;
 
 	(void)worker;
-	simd_get()->column_sum(l->dbias + j, l->dy + j, l->rows, l->out,
+	simd_get()->column_sum(l->dbias + j, (const float *)l->dy + j, l->rows, y_row(l),
 			       smaller(COLUMNS_PIECE, l->out - j));
 }
 
@@ -190,8 +245,8 @@ void cpu_linear_backward_weight(struct cpu_team *team, const void *args)
 		.k = l->rows,
 		.a = a,
 		.b = b,
-		.a_row = m,
-		.b_row = n,
+		.a_row = l->w_transposed ? y_row(l) : l->in,
+		.b_row = l->w_transposed ? l->in : y_row(l),
 		.beta = 1.0f,
 		.c = l->dw,
 		.c_row = n,

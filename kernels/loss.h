@@ -10,10 +10,13 @@
 #include <stdint.h>
 
 #include "kernels/device.h"
+#include "kernels/dtype.h"
 
 struct cross_entropy {
 	size_t rows, vocab;
-	float *logits;           /* [rows][vocab]; with `gradient`, overwritten by its gradient */
+	enum dtype act;          /* of logits; DTYPE_F32 on the cpu device */
+	void *logits;            /* [rows][vocab]; with `gradient`, overwritten by its gradient */
+	size_t row;              /* elements from row to row of them; 0: vocab */
 	const uint32_t *targets; /* [rows], device memory */
 	float scale;             /* of the gradient: 1 / (tokens of the global batch) */
 	bool gradient;

@@ -209,7 +209,7 @@ static void layernorm_forward_rows(const struct layernorm *l, size_t begin, size
 {
 	for (size_t i = begin; i < end; i++) {
 		const float *x = l->x + i * l->width;
-		float *y = l->y + i * l->width;
+		float *y = (float *)l->y + i * l->width;
 		float mean = row_mean(x, l->width);
 		float rstd = 1.0f / sqrtf(row_variance(x, l->width, mean) + l->eps);
 		struct vec m = vec_set(mean), r = vec_set(rstd);
@@ -231,7 +231,8 @@ static void layernorm_forward_rows(const struct layernorm *l, size_t begin, size
 static void layernorm_backward_rows(const struct layernorm *l, size_t begin, size_t end)
 {
 	for (size_t i = begin; i < end; i++) {
-		const float *x = l->x + i * l->width, *dy = l->dy + i * l->width;
+		const float *x = l->x + i * l->width;
+		const float *dy = (const float *)l->dy + i * l->width;
 		float *dx = l->dx + i * l->width;
 		struct vec m = vec_set(l->mean[i]), r = vec_set(l->rstd[i]);
 		struct vec sum_d = vec_set(0.0f), sum_dh = vec_set(0.0f);
@@ -263,7 +264,8 @@ static void layernorm_backward_rows(const struct layernorm *l, size_t begin, siz
 static void layernorm_backward_columns(const struct layernorm *l, size_t begin, size_t end)
 {
 	for (size_t i = 0; i < l->rows; i++) {
-		const float *x = l->x + i * l->width, *dy = l->dy + i * l->width;
+		const float *x = l->x + i * l->width;
+		const float *dy = (const float *)l->dy + i * l->width;
 		struct vec m = vec_set(l->mean[i]), r = vec_set(l->rstd[i]);
 
 		for (size_t j = begin; j < end; j += VEC_LANES) {
@@ -296,7 +298,8 @@ VEC_INLINE float row_greatest(const float *x, size_t count)
 
 static double cross_entropy_row(const struct cross_entropy *c, size_t row)
 {
-	float *x = c->logits + row * c->vocab, greatest = row_greatest(x, c->vocab), right;
+	float *x = (float *)c->logits + row * (c->row ? c->row : c->vocab);
+	float greatest = row_greatest(x, c->vocab), right;
 	struct vec_double acc = vec_double_zero();
 	struct vec factor;
 	double total;

@@ -59,8 +59,12 @@ struct arch {
 	size_t act_count;         /* checkpointed activations */
 	uint64_t act_bytes;       /* of each, for one micro-batch */
 	uint64_t workspace_bytes; /* device memory that lives through all phases, and scratch */
-	uint64_t params;          /* elements of all units */
-	double flops_per_token;   /* forward and backward, without recomputation */
+	/* The last so many blocks, at most kept_max, need not be recomputed for their backward, at
+	 * the price of kept_bytes of device memory each. */
+	uint64_t kept_bytes;
+	size_t kept_max;
+	uint64_t params;        /* elements of all units */
+	double flops_per_token; /* forward and backward, without recomputation */
 };
 
 int arch_make(const struct train_config *config, struct arch **ret, struct err *err);

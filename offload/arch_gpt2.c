@@ -9,7 +9,8 @@
  * where the head computes the loss and its gradient.
  *
  * Every block's input is kept and the block is recomputed from it (Chen et al., 2016), so that
- * activations cost one row of `hidden` a token and a block.
+ * activations cost one row of `hidden` a token and a block. Where the plan finds room, the last
+ * blocks keep all that their backward reads instead: the same bits, without the recomputation.
  *
  * 1. Tensors with weight decay, the matrices, come first in their unit.
  * 2. A unit's gradient is complete at its grad_last phase: the head adds to unit 0 before the
@@ -22,10 +23,12 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "kernels/attention.h"
+#include "kernels/device.h"
 #include "offload/protocol.h"
 
 #define INIT_STD 0.02 /* as the paper's code */
@@ -58,52 +61,87 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static bool on_cuda(const struct train_config *c)
+{
+	return c->device.type == DEVICE_CUDA;
+}
+
 static size_t scratch_floats(const struct train_config *c)
 {
 	uint64_t floats = attention_scratch_count(
-		c->data.sequence, c->model.hidden / c->model.heads, GPT2_THREADS_MAX);
+		(enum device_type)c->device.type, c->batch.micro, c->data.sequence, c->model.heads,
+		c->model.hidden / c->model.heads, GPT2_THREADS_MAX);
 	uint64_t widest = max_u64(4 * c->model.hidden, c->model.vocab);
 
-	if (c->precision == PRECISION_BF16)
+	if (c->precision == PRECISION_BF16 && !on_cuda(c))
 		floats = max_u64(floats, max_u64(widest, min_u64(GPT2_PANEL_FLOATS,
 								 widest * c->model.hidden)));
 	return floats;
 }
 
-void gpt2_layout_make(const struct train_config *c, struct gpt2_layout *l)
+static void area_make(const struct train_config *c, const struct gpt2_layout *l, size_t mlp_rows,
+		      struct gpt2_area *ret)
 {
-	const uint64_t f = sizeof(float), h = c->model.hidden, v = c->model.vocab;
+	const uint64_t f = sizeof(float), act = dtype_bytes(l->act), h = c->model.hidden;
 	uint64_t at = 0, end;
 
+	ret->mlp_rows = mlp_rows;
+	ret->lse = take(&at, f * l->tokens * c->model.heads);
+	ret->qkv = take(&at, act * l->tokens * 3 * h);
+	ret->attn = take(&at, act * l->tokens * h);
+	ret->res = take(&at, f * l->tokens * h);
+	ret->dqkv = at;
+	end = at + act * l->tokens * 3 * h;
+	ret->hidden = take(&at, act * mlp_rows * 4 * h);
+	ret->gelu = take(&at, act * mlp_rows * 4 * h);
+	ret->bytes = 0;
+	take(&ret->bytes, max_u64(end, at));
+}
+
+/* How many rows of the MLP and of logits are in memory at a time. */
+static void rows_make(const struct train_config *c, struct gpt2_layout *l)
+{
+	const uint64_t v = c->model.vocab;
+	const bool cuda = on_cuda(c);
+	const uint64_t logits_max = cuda ? GPT2_LOGITS_BYTES_MAX_CUDA : GPT2_LOGITS_BYTES_MAX;
+	const uint64_t pad = cuda ? GPT2_LOGITS_ROW_CUDA : 1;
+
+	l->mlp_rows = min_u64(l->tokens, cuda ? GPT2_MLP_ROWS_MAX_CUDA : GPT2_MLP_ROWS_MAX);
+	l->logits_row = (v + pad - 1) / pad * pad;
+	l->logits_rows =
+		min_u64(l->tokens, max_u64(1, logits_max / (dtype_bytes(l->act) * l->logits_row)));
+}
+
+void gpt2_layout_make(const struct train_config *c, struct gpt2_layout *l)
+{
+	const uint64_t f = sizeof(float), h = c->model.hidden;
+	uint64_t at = 0, end, act;
+
+	/* Products of bf16 are what a GPU is made for; a CPU computes in fp32 anyway. */
+	l->act = on_cuda(c) && c->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+	act = dtype_bytes(l->act);
 	l->batch = c->batch.micro;
 	l->seq = c->data.sequence;
 	l->tokens = l->batch * l->seq;
-	l->mlp_rows = min_u64(l->tokens, GPT2_MLP_ROWS_MAX);
-	l->logits_rows = min_u64(l->tokens, max_u64(1, GPT2_LOGITS_BYTES_MAX / (f * v)));
 	l->scratch_count = scratch_floats(c);
+	rows_make(c, l);
+	area_make(c, l, l->mlp_rows, &l->recomputed);
+	area_make(c, l, l->tokens, &l->kept);
 
 	l->ids = take(&at, sizeof(uint32_t) * l->tokens);
 	l->targets = take(&at, sizeof(uint32_t) * l->tokens);
 	l->loss_sum = take(&at, sizeof(double));
 	l->dres = take(&at, f * l->tokens * h);
-	l->norm = take(&at, f * l->tokens * h);
+	l->dres_act = l->act == DTYPE_F32 ? l->dres : take(&at, act * l->tokens * h);
+	l->norm = take(&at, act * l->tokens * h);
 	l->mean = take(&at, f * l->tokens);
 	l->rstd = take(&at, f * l->tokens);
-	l->lse = take(&at, f * l->tokens * c->model.heads);
 	l->scratch = take(&at, f * l->scratch_count);
-
-	l->logits = at;
-	end = at + f * l->logits_rows * v;
-	l->qkv = take(&at, f * l->tokens * 3 * h);
-	l->attn = take(&at, f * l->tokens * h);
-	l->res = take(&at, f * l->tokens * h);
-	l->dqkv = at;
-	end = max_u64(end, at + f * l->tokens * 3 * h);
-	l->hidden = take(&at, f * l->mlp_rows * 4 * h);
-	l->gelu = take(&at, f * l->mlp_rows * 4 * h);
-	end = max_u64(end, at);
+	l->area = l->logits = at;
+	/* head_logits widens one row behind the row itself. */
+	end = at + max_u64(act * l->logits_rows, act + f) * l->logits_row;
 	l->bytes = 0;
-	take(&l->bytes, end);
+	take(&l->bytes, max_u64(end, at + l->recomputed.bytes));
 }
 
 /* Fills `unit` from a table, in its order. */
@@ -295,6 +333,8 @@ int arch_gpt2_make(const struct train_config *config, struct arch **ret, struct 
 	arch->act_count = layers + 1;
 	arch->act_bytes = sizeof(float) * layout.tokens * config->model.hidden;
 	arch->workspace_bytes = layout.bytes;
+	arch->kept_bytes = layout.kept.bytes;
+	arch->kept_max = layers;
 	for (size_t i = 0; i < arch->unit_count; i++)
 		arch->params += arch->units[i].elems;
 	arch->flops_per_token = flops_per_token(config);

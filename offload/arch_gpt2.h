@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "kernels/dtype.h"
 #include "offload/arch.h"
 #include "offload/train_config.h"
 
@@ -54,43 +55,65 @@ enum gpt2_block_tensor {
  * sized for it, so that a plan holds on every host. */
 #define GPT2_THREADS_MAX 16u
 
-/* Rows of the MLP's hidden layer in memory at a time: enough for products at full speed. */
-#define GPT2_MLP_ROWS_MAX 512u
+/*
+ * Rows of the MLP's hidden layer in memory at a time, and bytes of logits, but for one row of a
+ * large vocabulary: enough for products at full speed. A GPU wants a hundred tiles of 128 rows by
+ * 256 columns in each product, also in the one whose columns are only `hidden`.
+ */
+#define GPT2_MLP_ROWS_MAX          512u
+#define GPT2_MLP_ROWS_MAX_CUDA     16384u
+#define GPT2_LOGITS_BYTES_MAX      (4u << 20)
+#define GPT2_LOGITS_BYTES_MAX_CUDA (256u << 20)
 
-/* Bytes of logits in memory at a time, but for one row of a large vocabulary. */
-#define GPT2_LOGITS_BYTES_MAX (4u << 20)
+/* Elements that a row of logits is padded to on a GPU, which wants rows to begin aligned. */
+#define GPT2_LOGITS_ROW_CUDA 64u
 
 /* Weights in bf16 are widened for products in panels of at most this many floats: 1 MiB, in L2. */
 #define GPT2_PANEL_FLOATS 262144u
 
 /*
+ * What a block computes between its input and its output and its backward reads, in bytes from the
+ * area's start. `act` is the type below. A block that is recomputed uses the workspace's own area,
+ * with some rows of the MLP at a time; a kept block has one of its own, with all rows.
+ */
+struct gpt2_area {
+	size_t mlp_rows; /* of hidden and gelu */
+	uint64_t lse;    /* float [batch][heads][seq] */
+	uint64_t qkv;    /* act [tokens][3 hidden] */
+	uint64_t attn;   /* act [tokens][hidden] */
+	uint64_t res;    /* float [tokens][hidden]: the stream between attention and MLP */
+	uint64_t hidden; /* act [mlp_rows][4 hidden], before the GELU */
+	uint64_t gelu;   /* the same, behind it */
+	uint64_t dqkv;   /* act [tokens][3 hidden], over hidden and gelu */
+	uint64_t bytes;
+};
+
+/*
  * The workspace, in bytes from its start, each part aligned to GPT2_WORKSPACE_ALIGN. What lives
- * from phase to phase comes first. `work` is shared by turns: a block's qkv, attention, residual
- * and hidden rows in block phases, logits in the head's.
+ * from phase to phase comes first. `area` is shared by turns: a block's intermediates in block
+ * phases, logits in the head's.
  */
 #define GPT2_WORKSPACE_ALIGN 256u
 
 struct gpt2_layout {
+	enum dtype act;            /* of activations but the residual stream, which is fp32 */
 	size_t batch, seq, tokens; /* of a micro-batch */
 	size_t mlp_rows, logits_rows;
+	size_t logits_row;    /* elements from row to row of logits */
 	size_t scratch_count; /* floats, of linear and of attention */
 	/* from phase to phase */
 	uint64_t ids, targets; /* uint32_t [tokens] */
 	uint64_t loss_sum;     /* double */
 	uint64_t dres;         /* float [tokens][hidden]: gradient of the residual stream */
+	uint64_t dres_act;     /* the same as `act`; dres itself in fp32 */
 	/* within a phase */
-	uint64_t norm;       /* float [tokens][hidden]: a LayerNorm's output, then its gradient */
+	uint64_t norm;       /* act [tokens][hidden]: a LayerNorm's output, then its gradient */
 	uint64_t mean, rstd; /* float [tokens] */
-	uint64_t lse;        /* float [batch][heads][seq] */
 	uint64_t scratch;
-	uint64_t qkv;    /* float [tokens][3 hidden] */
-	uint64_t attn;   /* float [tokens][hidden] */
-	uint64_t res;    /* float [tokens][hidden]: the stream between attention and MLP */
-	uint64_t hidden; /* float [mlp_rows][4 hidden], before the GELU */
-	uint64_t gelu;   /* the same, behind it */
-	uint64_t dqkv;   /* float [tokens][3 hidden], over hidden and gelu */
-	uint64_t logits; /* float [logits_rows][vocab], over qkv and all behind it */
+	uint64_t area;   /* as `recomputed` says */
+	uint64_t logits; /* act [logits_rows][logits_row], over area */
 	uint64_t bytes;
+	struct gpt2_area recomputed, kept;
 };
 
 void gpt2_layout_make(const struct train_config *config, struct gpt2_layout *ret);

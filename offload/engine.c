@@ -228,6 +228,9 @@ static int acts_alloc(struct engine *e, struct err *err)
 	if (rc == 0)
 		rc = device_take(e, &e->workspace, d->workspace_bytes, "the workspace", err);
 	if (rc == 0)
+		rc = device_take(e, &e->kept, d->kept_blocks * d->kept_bytes,
+				 "what kept blocks computed", err);
+	if (rc == 0)
 		rc = device_take(e, &e->exchange_mine, EXCHANGE_BYTES, "small exchanges", err);
 	if (rc == 0)
 		rc = device_take(e, &e->exchange_all, (uint64_t)EXCHANGE_BYTES * e->world,
@@ -473,7 +476,7 @@ int engine_pass_begin(struct engine *e, enum engine_pass pass, struct err *err)
 int engine_phase_begin(struct engine *e, struct engine_io *ret, struct err *err)
 {
 	const struct arch_phase *phase = &e->phases[e->phase];
-	struct engine_io io = {.workspace = e->workspace};
+	struct engine_io io = {.workspace = e->workspace, .kept = e->kept};
 	int rc;
 
 	rc = units_fetch_ahead(e, err);

@@ -57,6 +57,7 @@ struct engine_io {
 	const float *act_in;
 	float *act_out;
 	void *workspace; /* plan->device.workspace_bytes, the same in every phase */
+	void *kept;      /* plan->device.kept_blocks times kept_bytes, likewise */
 };
 
 /* `step` counts from 1. */

@@ -150,7 +150,7 @@ struct engine {
 	struct act_slot *act_slots;
 	struct act_state *acts;
 	size_t grad_slot_next, part_next, act_slot_next, gather_next;
-	char *workspace, *exchange_mine, *exchange_all;
+	char *workspace, *kept, *exchange_mine, *exchange_all;
 
 	/* the pass in work */
 	const struct arch_phase *phases;

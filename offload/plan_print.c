@@ -98,6 +98,7 @@ static void print_device(const struct plan *p, FILE *out)
 	line_of(out, "reduced gradients in bf16", d->part_buffers, d->part_cast_bytes);
 	line_of(out, "activations", d->act_buffers, d->act_bytes);
 	line(out, "workspace", d->workspace_bytes);
+	line_of(out, "blocks that are not recomputed", d->kept_blocks, d->kept_bytes);
 	line(out, "token ids, losses, exchanges", d->small_bytes);
 	line_total(out, "total", d->total_bytes, d->budget_bytes);
 }
@@ -188,6 +189,8 @@ static void json_device(const struct plan_device *d, struct json *j)
 	json_u64(j, "act_buffers", d->act_buffers);
 	json_u64(j, "act_bytes", d->act_bytes);
 	json_u64(j, "workspace_bytes", d->workspace_bytes);
+	json_u64(j, "kept_blocks", d->kept_blocks);
+	json_u64(j, "kept_bytes", d->kept_bytes);
 	json_u64(j, "small_bytes", d->small_bytes);
 	json_object_end(j);
 }

@@ -150,7 +150,8 @@ static void bed_open(struct bed *b, const char *config)
 	engine.device = b->device;
 	engine.comm = b->comm;
 	ok(engine_open(&engine, &b->engine, &err));
-	gpt2_init(&b->gpt2, &b->config, b->arch, engine_compute(b->engine));
+	gpt2_init(&b->gpt2, &b->config, b->arch, b->plan->device.kept_blocks,
+		  engine_compute(b->engine));
 	free(text.at);
 }
 

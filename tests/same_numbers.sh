@@ -18,6 +18,7 @@ seq 1 4000 | awk '{ printf "%d times %d is %d.\n", $1, $1 % 7, $1 * ($1 % 7) }' 
 	"$dir/text" > /dev/null || exit 1
 
 # train NAME WORLD PRECISION STAGE PARAM OPTIMIZER ACTIVATIONS ENGINE PREFETCH THREADS MICRO CLIP HOST
+#	[DEVICE]
 train() {
 	local out=$dir/$1
 	cat > "$out.yaml" <<EOF
@@ -30,7 +31,7 @@ precision: $3
 zero:      {stage: $4, offload_param: $5, offload_optimizer: $6, offload_activations: $7, prefetch: $9}
 nvme:      {paths: [$dir/swap], engine: $8, extent: 64KiB, queue_depth: 8}
 host:      {memory: ${13}, threads: ${10}}
-device:    {type: cpu, count: $2, memory: 64MiB}
+device:    {type: cpu, count: $2, memory: ${14:-64MiB}}
 evaluate:  {every: 3, batches: 2}
 log:       {every: 1, file: $out.jsonl}
 seed:      7
@@ -75,6 +76,18 @@ for engine in io_uring libaio; do for prefetch in 1 3; do for threads in 1 2; do
 		like "$name" ref
 	rm -f "$dir/$name.safetensors"
 done; done; done; done; done
+
+# Device budgets in which all three blocks, one, or none are recomputed.
+planned() { "$B/bin/dsrun" --plan --json "$dir/$1.yaml" | sed 's/[,{]/\n/g' | sed -n "s/^\"$2\"://p"; }
+kept_bytes=$(planned ref kept_bytes)
+full=$(planned ref total_bytes | head -1)
+[ "$(planned ref kept_blocks)" = 3 ] || { echo "ref keeps not all blocks"; fails=$((fails + 1)); }
+for kept in 2 0; do
+	train kept$kept 2 bf16 0 none none none auto 1 1 4 1.0 64MiB $((full - (3 - kept) * kept_bytes)) &&
+		like kept$kept ref
+	[ "$(planned kept$kept kept_blocks)" = $kept ] ||
+		{ echo "run kept$kept keeps $(planned kept$kept kept_blocks)"; fails=$((fails + 1)); }
+done
 
 # A host budget that cannot keep the gradients until the norm is known: they spill to disk.
 for micro in 4 2; do

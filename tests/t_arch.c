@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/attention.h"
+#include "kernels/device.h"
 #include "offload/arch_gpt2.h"
 
 static struct err err;
@@ -33,6 +34,16 @@ static const struct train_config models[] = {
 	 .data.sequence = 8,
 	 .batch = {.global = 1, .micro = 1},
 	 .precision = PRECISION_FP32},
+	{.model = {.layers = 12, .hidden = 768, .heads = 12, .vocab = 50257, .context = 1024},
+	 .data.sequence = 1024,
+	 .batch = {.global = 32, .micro = 32},
+	 .precision = PRECISION_BF16,
+	 .device.type = DEVICE_CUDA},
+	{.model = {.layers = 3, .hidden = 96, .heads = 3, .vocab = 257, .context = 48},
+	 .data.sequence = 31,
+	 .batch = {.global = 4, .micro = 2},
+	 .precision = PRECISION_FP32,
+	 .device.type = DEVICE_CUDA},
 };
 #define MODELS (int)(sizeof(models) / sizeof(models[0]))
 
@@ -174,39 +185,48 @@ START_TEST(workspace_parts_do_not_overlap)
 	ck_assert_uint_eq(l.bytes, arch->workspace_bytes);
 	ck_assert_uint_eq(arch->act_bytes, 4 * l.tokens * h);
 
+	const struct gpt2_area *r = &l.recomputed;
+	const uint64_t act = dtype_bytes(l.act);
 	struct part always[] = {
 		{l.ids, 4 * l.tokens},
 		{l.targets, 4 * l.tokens},
 		{l.loss_sum, 8},
 		{l.dres, 4 * l.tokens * h},
-		{l.norm, 4 * l.tokens * h},
+		{l.norm, act * l.tokens * h},
 		{l.mean, 4 * l.tokens},
 		{l.rstd, 4 * l.tokens},
-		{l.lse, 4 * l.tokens * c->model.heads},
 		{l.scratch, 4 * l.scratch_count},
 	};
 	struct part block[] = {
-		{l.qkv, 12 * l.tokens * h},    {l.attn, 4 * l.tokens * h},
-		{l.res, 4 * l.tokens * h},     {l.hidden, 16 * l.mlp_rows * h},
-		{l.gelu, 16 * l.mlp_rows * h},
+		{l.area + r->lse, 4 * l.tokens * c->model.heads},
+		{l.area + r->qkv, act * 3 * l.tokens * h},
+		{l.area + r->attn, act * l.tokens * h},
+		{l.area + r->res, 4 * l.tokens * h},
+		{l.area + r->hidden, act * 4 * l.mlp_rows * h},
+		{l.area + r->gelu, act * 4 * l.mlp_rows * h},
 	};
 	struct part attention[] = {
-		{l.qkv, 12 * l.tokens * h},
-		{l.attn, 4 * l.tokens * h},
-		{l.res, 4 * l.tokens * h},
-		{l.dqkv, 12 * l.tokens * h},
+		{l.area + r->lse, 4 * l.tokens * c->model.heads},
+		{l.area + r->qkv, act * 3 * l.tokens * h},
+		{l.area + r->attn, act * l.tokens * h},
+		{l.area + r->res, 4 * l.tokens * h},
+		{l.area + r->dqkv, act * 3 * l.tokens * h},
 	};
-	struct part head[] = {{l.logits, 4 * l.logits_rows * c->model.vocab}};
+	struct part head[] = {{l.logits, act * l.logits_rows * l.logits_row}};
 	const struct {
 		const struct part *parts;
 		size_t count;
-	} phases[] = {{block, 5}, {attention, 4}, {head, 1}};
+	} phases[] = {{block, 6}, {attention, 5}, {head, 1}};
 
 	for (size_t k = 0; k < 3; k++) {
-		struct part all[16];
+		struct part all[17];
 		size_t n = sizeof(always) / sizeof(always[0]);
 
 		memcpy(all, always, sizeof(always));
+		if (l.act == DTYPE_BF16)
+			all[n++] = (struct part){l.dres_act, 2 * l.tokens * h};
+		else
+			ck_assert_uint_eq(l.dres_act, l.dres);
 		memcpy(all + n, phases[k].parts, phases[k].count * sizeof(struct part));
 		check_disjoint(all, n + phases[k].count, l.bytes);
 	}
@@ -214,20 +234,50 @@ START_TEST(workspace_parts_do_not_overlap)
 }
 END_TEST
 
+START_TEST(kept_blocks_hold_all_rows)
+{
+	const struct train_config *c = &models[_i];
+	uint64_t h = c->model.hidden, act;
+	struct arch *arch = make(_i);
+	struct gpt2_layout l;
+
+	gpt2_layout_make(c, &l);
+	act = dtype_bytes(l.act);
+
+	const struct gpt2_area *k = &l.kept;
+	struct part forward[] = {
+		{k->lse, 4 * l.tokens * c->model.heads}, {k->qkv, act * 3 * l.tokens * h},
+		{k->attn, act * l.tokens * h},           {k->res, 4 * l.tokens * h},
+		{k->hidden, act * 4 * l.tokens * h},     {k->gelu, act * 4 * l.tokens * h},
+	};
+
+	ck_assert_uint_eq(k->mlp_rows, l.tokens);
+	check_disjoint(forward, sizeof(forward) / sizeof(forward[0]), k->bytes);
+	/* By then the MLP is through. */
+	ck_assert_uint_eq(k->dqkv, k->hidden);
+	ck_assert_uint_eq(arch->kept_bytes, k->bytes);
+	ck_assert_uint_eq(arch->kept_max, c->model.layers);
+	arch_free(arch);
+}
+END_TEST
+
 START_TEST(workspace_is_tight)
 {
 	const struct train_config *c = &models[_i];
+	const bool cuda = c->device.type == DEVICE_CUDA;
 	struct gpt2_layout l;
 
 	gpt2_layout_make(c, &l);
 	ck_assert_uint_ge(l.logits_rows, 1);
 	ck_assert_uint_le(l.logits_rows, l.tokens);
 	ck_assert(l.logits_rows == 1 ||
-		  4 * l.logits_rows * c->model.vocab <= GPT2_LOGITS_BYTES_MAX);
-	ck_assert_uint_ge(
-		l.scratch_count,
-		attention_scratch_count(l.seq, c->model.hidden / c->model.heads, GPT2_THREADS_MAX));
-	if (c->precision == PRECISION_BF16) {
+		  dtype_bytes(l.act) * l.logits_rows * l.logits_row <=
+			  (cuda ? GPT2_LOGITS_BYTES_MAX_CUDA : GPT2_LOGITS_BYTES_MAX));
+	ck_assert_uint_ge(l.scratch_count,
+			  attention_scratch_count((enum device_type)c->device.type, l.batch, l.seq,
+						  c->model.heads, c->model.hidden / c->model.heads,
+						  GPT2_THREADS_MAX));
+	if (!cuda && c->precision == PRECISION_BF16) {
 		ck_assert_uint_ge(l.scratch_count, 4 * c->model.hidden);
 		ck_assert_uint_ge(l.scratch_count, c->model.vocab);
 	}
@@ -271,6 +321,7 @@ int main(void)
 	tcase_add_test(tc, names_and_init_are_gpt2s);
 	tcase_add_loop_test(tc, phases_use_what_is_there, 0, MODELS);
 	tcase_add_loop_test(tc, workspace_parts_do_not_overlap, 0, MODELS);
+	tcase_add_loop_test(tc, kept_blocks_hold_all_rows, 0, MODELS);
 	tcase_add_loop_test(tc, workspace_is_tight, 0, MODELS);
 	tcase_add_test(tc, impossible_shapes);
 	suite_add_tcase(suite, tc);

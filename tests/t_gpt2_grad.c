@@ -115,7 +115,8 @@ static void bed_open(struct bed *b, const char *model, const char *batch, const 
 	engine.comm = b->comm;
 	engine.job = "t_gpt2_grad";
 	ok(engine_open(&engine, &b->engine, &err));
-	gpt2_init(&b->gpt2, &b->config, b->arch, engine_compute(b->engine));
+	gpt2_init(&b->gpt2, &b->config, b->arch, b->plan->device.kept_blocks,
+		  engine_compute(b->engine));
 	tokens = b->gpt2.layout.tokens;
 	b->ids = calloc(tokens, sizeof(*b->ids));
 	b->targets = calloc(tokens, sizeof(*b->targets));

@@ -193,7 +193,7 @@ START_TEST(attention)
 	a.out = zeros(&k, n);
 	a.lse = zeros(&k, batch * heads * seq);
 	a.dqkv = zeros(&k, 3 * n);
-	a.scratch_count = attention_scratch_count(seq, dim, 1);
+	a.scratch_count = attention_scratch_count(DEVICE_CPU, batch, seq, heads, dim, 1);
 	a.scratch = kit_output(&k, a.scratch_count * sizeof(float));
 	ref.qkv = qkv = kit_doubles(&k, a.qkv, DTYPE_F32, 3 * n);
 	ref.dout = kit_doubles(&k, a.dout, DTYPE_F32, n);

@@ -167,6 +167,7 @@ static void check_device(const struct plan *p)
 				  d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
 				  d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
 				  d->act_buffers * d->act_bytes + d->workspace_bytes +
+				  d->kept_blocks * d->kept_bytes +
 				  d->small_bytes);
 	ck_assert_uint_le(d->total_bytes, d->budget_bytes);
 	ck_assert((d->gather_slots == 0) == (p->stage < 3 && p->place_param == PLACE_NONE));
@@ -286,8 +287,16 @@ START_TEST(device_budget_to_the_byte)
 	p = plan_of(&bed, 2);
 	ck_assert_uint_eq(p->device.total_bytes, full->device.total_bytes);
 	plan_free(p);
-	/* A byte less: the second part buffer is what goes, since it hides the least. */
+	/* A byte less: one of the blocks is recomputed. */
+	ck_assert_uint_eq(full->device.kept_blocks, bed.config.model.layers);
 	bed.config.device.memory--;
+	p = plan_of(&bed, 2);
+	ck_assert_uint_eq(p->device.kept_blocks, bed.config.model.layers - 1);
+	ck_assert_uint_eq(p->device.part_buffers, 2);
+	plan_free(p);
+	/* A byte less than without them: the second part buffer goes, since it hides the least. */
+	bed.config.device.memory =
+		full->device.total_bytes - full->device.kept_blocks * full->device.kept_bytes - 1;
 	p = plan_of(&bed, 2);
 	ck_assert_uint_eq(p->device.part_buffers, 1);
 	ck_assert_uint_eq(p->device.act_buffers, 3);

@@ -5,14 +5,15 @@
  * Per block, x being its input:   r = x + proj(attention(c_attn(ln_1(x))))
  *				   y = r + proj(gelu(c_fc(ln_2(r))))
  *
- * 1. The backward phase recomputes the block by the same calls that computed it forward, so it sees
- *    the same bits.
+ * 1. The backward phase sees the bits of the forward one: a kept block's intermediates are still
+ *    there, any other's are recomputed by the same calls.
  * 2. The MLP goes through rows in chunks of layout.mlp_rows, the head in chunks of
  *    layout.logits_rows, both forward and backward. Chunks depend on the configuration alone.
- * 3. LayerNorm outputs are not kept: `norm` holds ln_2's in the MLP, then gradients, and ln_1's is
- *    made again where c_attn's weight gradient needs it.
+ * 3. LayerNorm outputs are never kept: `norm` holds ln_2's in the MLP, then gradients, and both are
+ *    made again where a weight gradient needs them.
  * 4. `dres` is the gradient of the residual stream; layernorm_backward adds to it, so that the two
- *    paths of each residual connection meet there.
+ *    paths of each residual connection meet there. The stream and its gradient are fp32; what
+ *    branches off is of layout.act, and dres_act is dres in that type.
  */
 #include "worker/gpt2.h"
 
@@ -33,11 +34,14 @@ struct work {
 	const struct engine_io *io;
 	const struct arch_unit *unit; /* of param, or of grad where there is no param */
 	size_t tokens;
+	const struct gpt2_area *area; /* of a block phase */
+	char *area_mem;
 };
 
 void gpt2_init(struct gpt2 *ret, const struct train_config *config, const struct arch *arch,
-	       struct device_stream *stream)
+	       size_t kept_blocks, struct device_stream *stream)
 {
+	assert(kept_blocks <= arch->kept_max);
 	*ret = (struct gpt2){
 		.arch = arch,
 		.stream = stream,
@@ -45,6 +49,8 @@ void gpt2_init(struct gpt2 *ret, const struct train_config *config, const struct
 		.hidden = config->model.hidden,
 		.heads = config->model.heads,
 		.vocab = config->model.vocab,
+		.layers = config->model.layers,
+		.kept = kept_blocks,
 	};
 	gpt2_layout_make(config, &ret->layout);
 }
@@ -57,6 +63,18 @@ static void *at(const struct work *w, uint64_t offset)
 static float *floats(const struct work *w, uint64_t offset)
 {
 	return at(w, offset);
+}
+
+/* Activations of layout.act, `elems` behind `base`. */
+static void *acts(const struct work *w, const void *base, size_t elems)
+{
+	return (char *)(uintptr_t)base + elems * dtype_bytes(w->g->layout.act);
+}
+
+/* A block's intermediates. */
+static void *in_area(const struct work *w, uint64_t offset)
+{
+	return w->area_mem + offset;
 }
 
 static const void *param(const struct work *w, unsigned tensor)
@@ -81,25 +99,32 @@ static struct linear linear_of(const struct work *w, unsigned weight, size_t row
 		.out = t->cols,
 		.w = param(w, weight),
 		.w_type = w->g->type,
+		.act = w->g->layout.act,
 		.scratch = floats(w, w->g->layout.scratch),
 		.scratch_count = w->g->layout.scratch_count,
 	};
 }
 
+/* y = x w + bias; with `add`, which is fp32 like y then, added to it; with gelu_in, its GELU. */
 static void project(const struct work *w, unsigned weight, unsigned bias, size_t rows,
-		    const float *x, float *y)
+		    const void *x, void *y, const float *add, void *gelu_in)
 {
 	struct linear l = linear_of(w, weight, rows);
 
 	l.bias = param(w, bias);
 	l.x = x;
 	l.y = y;
+	l.add = add;
+	l.gelu_in = gelu_in;
 	linear_forward(w->g->stream, &l);
 }
 
-/* Gradients of weight and bias, then of the input; dx may be x, which is read before. */
+/*
+ * Gradients of weight and bias, then of the input, or of gelu_in when x is its GELU; dx may be x,
+ * which is read before.
+ */
 static void project_backward(const struct work *w, unsigned weight, unsigned bias, size_t rows,
-			     const float *x, const float *dy, float *dx)
+			     const void *x, const void *dy, void *dx, void *gelu_in)
 {
 	struct linear l = linear_of(w, weight, rows);
 
@@ -109,6 +134,7 @@ static void project_backward(const struct work *w, unsigned weight, unsigned bia
 	l.dbias = grad(w, bias);
 	linear_backward_weight(w->g->stream, &l);
 	l.dx = dx;
+	l.gelu_in = gelu_in;
 	linear_backward_input(w->g->stream, &l);
 }
 
@@ -119,6 +145,7 @@ static struct layernorm norm_of(const struct work *w, unsigned gain, unsigned bi
 		.width = w->g->hidden,
 		.eps = GPT2_NORM_EPS,
 		.type = w->g->type,
+		.act = w->g->layout.act,
 		.gain = param(w, gain),
 		.bias = param(w, bias),
 		.x = x,
@@ -127,7 +154,7 @@ static struct layernorm norm_of(const struct work *w, unsigned gain, unsigned bi
 	};
 }
 
-static void normalize(const struct work *w, unsigned gain, unsigned bias, const float *x, float *y)
+static void normalize(const struct work *w, unsigned gain, unsigned bias, const float *x, void *y)
 {
 	struct layernorm n = norm_of(w, gain, bias, x);
 
@@ -135,14 +162,16 @@ static void normalize(const struct work *w, unsigned gain, unsigned bias, const 
 	layernorm_forward(w->g->stream, &n);
 }
 
-/* mean and rstd must be those of x: the last normalize() was x's. Adds to dres. */
+/* mean and rstd must be those of x: the last normalize() was x's. Adds to dres, sets dres_act. */
 static void normalize_backward(const struct work *w, unsigned gain, unsigned bias, const float *x,
-			       const float *dy)
+			       const void *dy)
 {
+	const struct gpt2_layout *l = &w->g->layout;
 	struct layernorm n = norm_of(w, gain, bias, x);
 
 	n.dy = dy;
-	n.dx = floats(w, w->g->layout.dres);
+	n.dx = floats(w, l->dres);
+	n.dx_act = l->act == DTYPE_F32 ? NULL : at(w, l->dres_act);
 	n.dgain = grad(w, gain);
 	n.dbias = grad(w, bias);
 	layernorm_backward(w->g->stream, &n);
@@ -157,9 +186,10 @@ static struct attention attention_of(const struct work *w)
 		.seq = w->pass->seq,
 		.heads = w->g->heads,
 		.head_dim = w->g->hidden / w->g->heads,
-		.qkv = floats(w, l->qkv),
-		.out = floats(w, l->attn),
-		.lse = floats(w, l->lse),
+		.act = l->act,
+		.qkv = in_area(w, w->area->qkv),
+		.out = in_area(w, w->area->attn),
+		.lse = in_area(w, w->area->lse),
 		.scratch = floats(w, l->scratch),
 		.scratch_count = l->scratch_count,
 	};
@@ -207,21 +237,24 @@ static void embed_backward(const struct work *w)
 	embedding_backward(w->g->stream, &e);
 }
 
-/* To the residual stream between attention and MLP, and ln_2 of it. */
-static void block_upto_mlp(const struct work *w)
+/* To the residual stream between attention and MLP. */
+static void block_attention(const struct work *w)
 {
-	const struct gpt2_layout *l = &w->g->layout;
-	float *norm = floats(w, l->norm), *res = floats(w, l->res);
+	void *norm = at(w, w->g->layout.norm);
 	struct attention a = attention_of(w);
-	struct vector residual = {
-		.count = w->tokens * w->g->hidden, .a = w->io->act_in, .b = res, .out = res};
 
 	normalize(w, GPT2_LN1_GAIN, GPT2_LN1_BIAS, w->io->act_in, norm);
-	project(w, GPT2_ATTN_W, GPT2_ATTN_B, w->tokens, norm, floats(w, l->qkv));
+	project(w, GPT2_ATTN_W, GPT2_ATTN_B, w->tokens, norm, in_area(w, w->area->qkv), NULL, NULL);
 	attention_forward(w->g->stream, &a);
-	project(w, GPT2_ATTN_PROJ_W, GPT2_ATTN_PROJ_B, w->tokens, floats(w, l->attn), res);
-	vector_add(w->g->stream, &residual);
-	normalize(w, GPT2_LN2_GAIN, GPT2_LN2_BIAS, res, norm);
+	project(w, GPT2_ATTN_PROJ_W, GPT2_ATTN_PROJ_B, w->tokens, a.out, in_area(w, w->area->res),
+		w->io->act_in, NULL);
+}
+
+/* ln_2 of the stream, the MLP's input. */
+static void block_norm_2(const struct work *w)
+{
+	normalize(w, GPT2_LN2_GAIN, GPT2_LN2_BIAS, in_area(w, w->area->res),
+		  at(w, w->g->layout.norm));
 }
 
 static size_t chunk_rows(const struct work *w, size_t first, size_t rows_max)
@@ -229,80 +262,95 @@ static size_t chunk_rows(const struct work *w, size_t first, size_t rows_max)
 	return w->tokens - first < rows_max ? w->tokens - first : rows_max;
 }
 
-/* The MLP's hidden rows from `first`, before and behind the GELU. */
-static void mlp_hidden(const struct work *w, size_t first, size_t rows)
+/* Some rows of the MLP, from `first`. */
+struct mlp_rows {
+	size_t first, rows;
+	void *norm;          /* of these rows: the MLP's input */
+	void *hidden, *gelu; /* before and behind the GELU */
+};
+
+static struct mlp_rows mlp_rows(const struct work *w, size_t first)
 {
 	const struct gpt2_layout *l = &w->g->layout;
-	struct gelu gelu = {.count = rows * 4 * w->g->hidden,
-			    .x = floats(w, l->hidden),
-			    .y = floats(w, l->gelu)};
+	size_t wide = 4 * w->g->hidden, skip = w->area->mlp_rows < w->tokens ? 0 : first * wide;
 
-	project(w, GPT2_FC_W, GPT2_FC_B, rows, floats(w, l->norm) + first * w->g->hidden,
-		floats(w, l->hidden));
-	gelu_forward(w->g->stream, &gelu);
+	return (struct mlp_rows){
+		.first = first,
+		.rows = chunk_rows(w, first, l->mlp_rows),
+		.norm = acts(w, at(w, l->norm), first * w->g->hidden),
+		.hidden = acts(w, in_area(w, w->area->hidden), skip),
+		.gelu = acts(w, in_area(w, w->area->gelu), skip),
+	};
+}
+
+static void mlp_hidden(const struct work *w, const struct mlp_rows *m)
+{
+	project(w, GPT2_FC_W, GPT2_FC_B, m->rows, m->norm, m->gelu, NULL, m->hidden);
 }
 
 static void block(const struct work *w)
 {
-	const struct gpt2_layout *l = &w->g->layout;
-	struct vector residual = {.count = w->tokens * w->g->hidden,
-				  .a = floats(w, l->res),
-				  .b = w->io->act_out,
-				  .out = w->io->act_out};
+	const float *res = in_area(w, w->area->res);
 
-	block_upto_mlp(w);
-	for (size_t i = 0; i < w->tokens; i += l->mlp_rows) {
-		size_t rows = chunk_rows(w, i, l->mlp_rows);
+	block_attention(w);
+	block_norm_2(w);
+	for (size_t i = 0; i < w->tokens; i += w->g->layout.mlp_rows) {
+		struct mlp_rows m = mlp_rows(w, i);
+		size_t skip = i * w->g->hidden;
 
-		mlp_hidden(w, i, rows);
-		project(w, GPT2_MLP_PROJ_W, GPT2_MLP_PROJ_B, rows, floats(w, l->gelu),
-			w->io->act_out + i * w->g->hidden);
+		mlp_hidden(w, &m);
+		project(w, GPT2_MLP_PROJ_W, GPT2_MLP_PROJ_B, m.rows, m.gelu, w->io->act_out + skip,
+			res + skip, NULL);
 	}
-	vector_add(w->g->stream, &residual);
+}
+
+static bool kept(const struct work *w)
+{
+	return w->area == &w->g->layout.kept;
 }
 
 /* dres has the gradient of y; afterwards of r. */
 static void mlp_backward(const struct work *w)
 {
 	const struct gpt2_layout *l = &w->g->layout;
-	float *hidden = floats(w, l->hidden), *gelu = floats(w, l->gelu);
 
 	for (size_t i = 0; i < w->tokens; i += l->mlp_rows) {
-		size_t rows = chunk_rows(w, i, l->mlp_rows);
-		float *norm = floats(w, l->norm) + i * w->g->hidden;
-		const float *dres = floats(w, l->dres) + i * w->g->hidden;
-		struct gelu back = {
-			.count = rows * 4 * w->g->hidden, .x = hidden, .dy = gelu, .dx = gelu};
+		struct mlp_rows m = mlp_rows(w, i);
+		const void *dres = acts(w, at(w, l->dres_act), i * w->g->hidden);
 
-		mlp_hidden(w, i, rows);
-		project_backward(w, GPT2_MLP_PROJ_W, GPT2_MLP_PROJ_B, rows, gelu, dres, gelu);
-		gelu_backward(w->g->stream, &back);
-		project_backward(w, GPT2_FC_W, GPT2_FC_B, rows, norm, gelu, norm);
+		if (!kept(w))
+			mlp_hidden(w, &m);
+		project_backward(w, GPT2_MLP_PROJ_W, GPT2_MLP_PROJ_B, m.rows, m.gelu, dres, m.gelu,
+				 m.hidden);
+		project_backward(w, GPT2_FC_W, GPT2_FC_B, m.rows, m.norm, m.gelu, m.norm, NULL);
 	}
-	normalize_backward(w, GPT2_LN2_GAIN, GPT2_LN2_BIAS, floats(w, l->res), floats(w, l->norm));
+	normalize_backward(w, GPT2_LN2_GAIN, GPT2_LN2_BIAS, in_area(w, w->area->res),
+			   at(w, l->norm));
 }
 
 static void block_backward(const struct work *w)
 {
 	const struct gpt2_layout *l = &w->g->layout;
-	float *norm = floats(w, l->norm), *attn = floats(w, l->attn), *dqkv = floats(w, l->dqkv);
 	struct attention a = attention_of(w);
+	void *norm = at(w, l->norm);
 
-	block_upto_mlp(w);
+	if (!kept(w))
+		block_attention(w);
+	block_norm_2(w);
 	mlp_backward(w);
 	/* dres is both r's gradient, which passes by attention to x, and that of proj's output. */
-	project_backward(w, GPT2_ATTN_PROJ_W, GPT2_ATTN_PROJ_B, w->tokens, attn, floats(w, l->dres),
-			 norm);
+	project_backward(w, GPT2_ATTN_PROJ_W, GPT2_ATTN_PROJ_B, w->tokens, a.out,
+			 at(w, l->dres_act), norm, NULL);
 	a.dout = norm;
-	a.dqkv = dqkv;
+	a.dqkv = in_area(w, w->area->dqkv);
 	attention_backward(w->g->stream, &a);
-	normalize(w, GPT2_LN1_GAIN, GPT2_LN1_BIAS, w->io->act_in, attn);
-	project_backward(w, GPT2_ATTN_W, GPT2_ATTN_B, w->tokens, attn, dqkv, norm);
+	normalize(w, GPT2_LN1_GAIN, GPT2_LN1_BIAS, w->io->act_in, a.out);
+	project_backward(w, GPT2_ATTN_W, GPT2_ATTN_B, w->tokens, a.out, a.dqkv, norm, NULL);
 	normalize_backward(w, GPT2_LN1_GAIN, GPT2_LN1_BIAS, w->io->act_in, norm);
 }
 
 /* The tied head: logits are norm times the token table, transposed. */
-static struct linear head_of(const struct work *w, size_t rows, float *norm, float *logits)
+static struct linear head_of(const struct work *w, size_t rows, void *norm)
 {
 	const struct gpt2_layout *l = &w->g->layout;
 
@@ -312,10 +360,12 @@ static struct linear head_of(const struct work *w, size_t rows, float *norm, flo
 		.out = w->g->vocab,
 		.w = param(w, GPT2_WTE),
 		.w_type = w->g->type,
+		.act = l->act,
 		.w_transposed = true,
 		.x = norm,
-		.y = logits,
-		.dy = logits,
+		.y = at(w, l->logits),
+		.dy = at(w, l->logits),
+		.y_row = l->logits_row,
 		.dx = norm,
 		.scratch = floats(w, l->scratch),
 		.scratch_count = l->scratch_count,
@@ -329,12 +379,13 @@ static void head_loss(const struct work *w, bool training)
 
 	for (size_t i = 0; i < w->tokens; i += l->logits_rows) {
 		size_t rows = chunk_rows(w, i, l->logits_rows);
-		struct linear head = head_of(w, rows, floats(w, l->norm) + i * w->g->hidden,
-					     floats(w, l->logits));
+		struct linear head = head_of(w, rows, acts(w, at(w, l->norm), i * w->g->hidden));
 		struct cross_entropy ce = {
 			.rows = rows,
 			.vocab = w->g->vocab,
-			.logits = floats(w, l->logits),
+			.act = l->act,
+			.logits = at(w, l->logits),
+			.row = l->logits_row,
 			.targets = (const uint32_t *)at(w, l->targets) + i,
 			.scale = w->pass->grad_scale,
 			.gradient = training,
@@ -353,11 +404,20 @@ static void head_loss(const struct work *w, bool training)
 
 static void head_logits(const struct work *w)
 {
-	float *last = floats(w, w->g->layout.norm) + (w->tokens - 1) * w->g->hidden;
-	float *logits = floats(w, w->g->layout.logits);
-	struct linear head = head_of(w, 1, last, logits);
+	const struct gpt2_layout *l = &w->g->layout;
+	struct linear head = head_of(w, 1, acts(w, at(w, l->norm), (w->tokens - 1) * w->g->hidden));
+	struct vector widen = {.count = w->g->vocab,
+			       .a = head.y,
+			       .a_type = l->act,
+			       .out = acts(w, head.y, l->logits_row),
+			       .out_type = DTYPE_F32};
+	const void *logits = head.y;
 
 	linear_forward(w->g->stream, &head);
+	if (l->act != DTYPE_F32) {
+		vector_convert(w->g->stream, &widen);
+		logits = widen.out;
+	}
 	device_copy(w->g->stream, w->pass->logits, logits, w->g->vocab * sizeof(float),
 		    DEVICE_COPY_OUT);
 }
@@ -367,7 +427,7 @@ static void head(const struct work *w, bool training)
 	const struct gpt2_layout *l = &w->g->layout;
 	struct device_stream *s = w->g->stream;
 
-	normalize(w, GPT2_LNF_GAIN, GPT2_LNF_BIAS, w->io->act_in, floats(w, l->norm));
+	normalize(w, GPT2_LNF_GAIN, GPT2_LNF_BIAS, w->io->act_in, at(w, l->norm));
 	if (w->pass->targets)
 		head_loss(w, training);
 	if (w->pass->logits)
@@ -378,7 +438,22 @@ static void head(const struct work *w, bool training)
 	if (!training)
 		return;
 	device_zero(s, at(w, l->dres), w->tokens * w->g->hidden * sizeof(float));
-	normalize_backward(w, GPT2_LNF_GAIN, GPT2_LNF_BIAS, w->io->act_in, floats(w, l->norm));
+	normalize_backward(w, GPT2_LNF_GAIN, GPT2_LNF_BIAS, w->io->act_in, at(w, l->norm));
+}
+
+/* Where a block phase works: the block's own area, or the workspace's. */
+static void area_choose(struct work *w, const struct arch_phase *phase)
+{
+	const struct gpt2_layout *l = &w->g->layout;
+	size_t layer = (size_t)phase->layer, first_kept = w->g->layers - w->g->kept;
+
+	if (layer >= first_kept) {
+		w->area = &l->kept;
+		w->area_mem = (char *)w->io->kept + (layer - first_kept) * l->kept.bytes;
+	} else {
+		w->area = &l->recomputed;
+		w->area_mem = at(w, l->area);
+	}
 }
 
 void gpt2_phase(const struct gpt2 *g, const struct gpt2_pass *pass, const struct arch_phase *phase,
@@ -394,6 +469,8 @@ void gpt2_phase(const struct gpt2 *g, const struct gpt2_pass *pass, const struct
 	};
 
 	assert(pass->batch <= g->layout.batch && pass->seq <= g->layout.seq);
+	if (phase->kind == GPT2_BLOCK || phase->kind == GPT2_BLOCK_BACKWARD)
+		area_choose(&w, phase);
 	switch ((enum gpt2_phase)phase->kind) {
 	case GPT2_EMBED:
 		embed(&w);

@@ -19,11 +19,15 @@ struct gpt2 {
 	struct gpt2_layout layout;
 	enum dtype type; /* of parameters */
 	size_t hidden, heads, vocab;
+	size_t layers, kept; /* the last `kept` of them are not recomputed */
 };
 
-/* `stream` is where everything is enqueued; it and `arch` must outlive *ret. */
+/*
+ * `stream` is where everything is enqueued; it and `arch` must outlive *ret. kept_blocks is the
+ * plan's, at most arch->kept_max.
+ */
 void gpt2_init(struct gpt2 *ret, const struct train_config *config, const struct arch *arch,
-	       struct device_stream *stream);
+	       size_t kept_blocks, struct device_stream *stream);
 
 /*
  * What a pass works on: at most layout.batch sequences of at most layout.seq tokens. ids and

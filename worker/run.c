@@ -208,7 +208,8 @@ static int open_engine(struct run *run, struct err *err)
 	if (!rc)
 		rc = engine_open(&engine, &run->engine, err);
 	if (!rc)
-		gpt2_init(&run->gpt2, &run->config, run->arch, engine_compute(run->engine));
+		gpt2_init(&run->gpt2, &run->config, run->arch, run->plan->device.kept_blocks,
+			  engine_compute(run->engine));
 	return rc;
 }
 
