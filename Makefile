@@ -32,16 +32,30 @@ NVCC       ?= $(wildcard $(CUDA_HOME)/bin/nvcc)
 SYSTEMD    ?= $(shell $(PKG_CONFIG) --exists libsystemd 2>/dev/null && echo yes)
 MPICC      ?= $(shell command -v mpicc.mpich 2>/dev/null)
 
+# Sanitizers do not reach into CUDA objects, so all builds below build/ share them.
+CUDA_B   := $(if $(filter build build/%,$(B)),build,$(B))/cuda
 san      := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 warn     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
             -Wwrite-strings -Werror
 # -ffp-contract=off: a fused multiply-add happens where the source says fmaf() and nowhere else.
 c_flags   = -std=gnu11 -D_GNU_SOURCE -I. $(warn) -fPIC -ffp-contract=off -fno-math-errno $(san) \
             $(ROOM_CFLAGS) $(CFLAGS) $(ISA_CFLAGS)
+# CUDA's headers, for sources in C; the test shim has its own, for where there are none.
+cuda_include := -isystem $(if $(NVCC),$(CUDA_HOME)/include,tests/cuda_host/include)
+# SASS for A100 and H100, PTX for what comes later. -fmad=false: as -ffp-contract=off above.
+nvcc_flags = -std=c++17 -O3 -I. -fmad=false -gencode arch=compute_80,code=sm_80 \
+            -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
+            -lineinfo -Werror all-warnings --threads 2 \
+            -Xcompiler -fPIC,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti,-ffp-contract=off
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
 all:
+
+# $(call remember,NAME,VALUE): a file that is newer than what was built with another value.
+remember = $(B)/remember/$(1)-$(2)
+$(B)/remember/%:
+	$(Q)mkdir -p $(@D); rm -f $(@D)/$(firstword $(subst -, ,$*))-*; touch $@
 
 MODULES :=
 PROGS   :=
@@ -50,7 +64,8 @@ TESTS_LONG :=
 BENCHES :=
 include $(wildcard */module.mk)
 
-objs     = $(patsubst %,$(B)/%.o,$(basename $($(1)_SRCS)))
+objs     = $(patsubst %.c,$(B)/%.o,$(filter %.c,$($(1)_SRCS))) \
+           $(patsubst %.cu,$(CUDA_B)/%.o,$(filter %.cu,$($(1)_SRCS)))
 lib      = $(B)/lib/lib$(1).a
 libs     = $(foreach m,$($(1)_USES),$(call lib,$m))
 ldlibs   = $(foreach m,$(1) $($(1)_USES),$($m_LIBS)) -lm -lpthread
@@ -60,6 +75,11 @@ $(B)/%.o: %.c Makefile
 	$(if $(Q),@echo "  CC    $<")
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(c_flags) -MMD -MP -c -o $@ $<
+
+$(CUDA_B)/%.o: %.cu Makefile
+	$(if $(Q),@echo "  NVCC  $<")
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) $(nvcc_flags) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 # Per room: an archive, and a link of that archive alone against what module.mk says it uses.
 define module_rules
@@ -135,13 +155,13 @@ lint: check-layers check-headers check-isa check-owners check-includes check-man
 check-headers: $(patsubst %.h,$(B)/hdr/%.ok,$(wildcard */*.h))
 $(B)/hdr/%.ok: %.h
 	$(Q)mkdir -p $(@D); $(CC) $(c_flags) $(if $(findstring _avx512.h,$<),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma) \
-	    $(if $(findstring _avx2.h,$<),-mavx2 -mfma) -fsyntax-only -x c $< && touch $@
+	    $(if $(findstring _avx2.h,$<),-mavx2 -mfma) $(if $(findstring cuda,$<),$(cuda_include)) -fsyntax-only -x c $< && touch $@
 check-isa: $(all_objs)
 	$(Q)tests/lint/isa.sh $^
 check-includes:
 	$(Q)tests/lint/includes.sh
 check-owners: $(all_objs)
-	$(Q)tests/lint/owners.sh $(B) $^
+	$(Q)tests/lint/owners.sh $^
 check-man:
 	$(Q)tests/lint/man.sh $(PROGS)
 check-shell:
@@ -157,7 +177,7 @@ bench-run: all benches
 include etc/install.mk
 
 format:
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 clean:
 	rm -rf $(B)
 .PHONY: all config deps deps-build deps-check check-thread check-thread-run quickstart check check-run check-long check-long-run tests benches lint check-layers \

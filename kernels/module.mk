@@ -1,8 +1,19 @@
 MODULES       += kernels
-kernels_SRCS  := $(sort $(wildcard kernels/*.c))
+kernels_SRCS  := $(filter-out %_cuda.c,$(sort $(wildcard kernels/*.c)))
 kernels_USES  := common
 kernels_CFLAGS := -DDSRUN_CUDA=0
 # OpenBLAS is loaded at run time: see kernels/blas.c.
 kernels_LIBS  := -ldl
 $(B)/kernels/%_avx2.o: ISA_CFLAGS := -mavx2 -mfma -mf16c
 $(B)/kernels/%_avx512.o: ISA_CFLAGS := -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma
+# The answer to NVCC= may differ from the build before.
+$(B)/kernels/device.o: $(call remember,nvcc,$(if $(NVCC),yes,no))
+
+# The cuda backend: an archive of its own, for programs that open devices. cudart is linked in, so
+# that they start where CUDA is not.
+cuda_module   := $(if $(NVCC),kernels_cuda)
+MODULES       += $(cuda_module)
+kernels_cuda_SRCS := $(sort $(wildcard kernels/*_cuda.c kernels/*_cuda.cu))
+kernels_cuda_USES := kernels common
+kernels_cuda_LIBS := $(if $(NVCC),-L$(CUDA_HOME)/lib64 -lcudart_static -lrt -ldl)
+$(B)/kernels/%_cuda.o: ROOM_CFLAGS := $(cuda_include)

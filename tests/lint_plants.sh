@@ -85,7 +85,7 @@ passes "$lint/text.sh"
 uses() {
 	plant "$1/c.c" "void $2(void); void f(void); void f(void) { $2(); }"
 	compile "$1/c.c" -fno-builtin
-	finds "$3" "$lint/owners.sh" objects "objects/$1/c.o"
+	finds "$3" "$lint/owners.sh" "objects/$1/c.o"
 }
 uses daemon io_uring_submit 'io_uring_submit belongs to: nvme'
 uses daemon io_submit 'io_submit belongs to: nvme'
@@ -103,7 +103,7 @@ uses common pthread_create 'pthread_create belongs to'
 uses daemon strerror 'strerror belongs to: nobody'
 plant common/c.c "void hwloc_x(void); void f(void); void f(void) { hwloc_x(); }"
 compile common/c.c
-passes "$lint/owners.sh" objects objects/common/c.o
+passes "$lint/owners.sh" objects/common/c.o
 
 plant common/d.c 'float f(const float *x); float f(const float *x) { return x[0] * x[1] + x[2]; }'
 compile common/d.c

@@ -3,7 +3,7 @@
 # Method: every #include of every source against layers.txt and the rules below; and what a module.mk
 # says a room uses against layers.txt. tests/ and bench/ may look everywhere.
 set -eu
-find . -mindepth 2 -maxdepth 2 \( -name '*.[ch]' -o -name '*.cu' -o -name module.mk \) \
+find . -mindepth 2 -maxdepth 2 \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name module.mk \) \
 	! -path './build*/*' ! -path './tests/*' ! -path './bench/*' ! -path './.*/*' |
 	sed 's|^\./||' | sort | xargs awk -v layers="$(dirname "$0")/layers.txt" '
 function bad_include(why) {
@@ -29,13 +29,13 @@ BEGIN {
 }
 FNR == 1 { dir = FILENAME; sub(/\/.*/, "", dir) }
 FILENAME ~ /module\.mk$/ {
-	if ($1 == dir "_USES") {
+	if ($1 == dir "_USES" || $1 == dir "_cuda_USES") {
 		if (!(dir in known)) {
 			print FILENAME ": " dir " is not in layers.txt"
 			bad = 1
 		}
 		for (i = 3; i <= NF; i++)
-			if (index(links[dir] " ", " " $i " ") == 0) {
+			if ($i != dir && index(links[dir] " ", " " $i " ") == 0) {
 				print FILENAME ": " dir " may not use " $i
 				bad = 1
 			}

@@ -1,11 +1,9 @@
 #!/bin/sh
-# Usage: owners.sh BUILD_DIR OBJECT...
+# Usage: owners.sh OBJECT...: each in a directory that is named after its room.
 # Goal: each vendor's symbols have one home, and what only some rooms may do, only those do.
 # Method: the undefined symbols of every object against owners.txt.
 set -eu
-build=$1
-shift
-nm -u -A "$@" | awk -v build="$build/" -v rules="$(dirname "$0")/owners.txt" '
+nm -u -A "$@" | awk -v rules="$(dirname "$0")/owners.txt" '
 BEGIN {
 	while ((getline line < rules) > 0) {
 		if (line ~ /^#/ || line ~ /^[ \t]*$/)
@@ -25,8 +23,8 @@ BEGIN {
 {
 	object = $1
 	sub(/:.*/, "", object)
-	room = substr(object, length(build) + 1)
-	sub(/\/.*/, "", room)
+	n_parts = split(object, part, "/")
+	room = part[n_parts - 1]
 	symbol = $NF
 	sub(/@.*/, "", symbol)
 	for (i = 1; i <= n; i++)

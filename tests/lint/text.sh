@@ -5,7 +5,7 @@
 # atomics in their explicit form, no bare fence, no volatile but for asm and sig_atomic_t.
 set -eu
 find . \( -path './build*' -o -path './.git' \) -prune -o \
-	\( -name '*.[ch]' -o -name '*.cu' \) -type f -print | sed 's|^\./||' | sort | xargs awk '
+	\( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) -type f -print | sed 's|^\./||' | sort | xargs awk '
 function bad_line(why) {
 	print FILENAME ":" FNR ": " why
 	bad = 1
