@@ -1,6 +1,7 @@
 /*
- * The front of the collectives: a call becomes a block of arguments and a host function on the
- * caller's stream, which hands it to the backend.
+ * The front of the collectives. A call goes to a backend in one of two ways: as a host function on
+ * the caller's stream, with a block of arguments (shm), or straight onto the device's native stream
+ * (nccl).
  *
  * comm_* are called by the thread that enqueues on the stream (the worker's), run_call by the
  * stream's own thread.
@@ -8,51 +9,62 @@
  * Invariants
  *  1. Blocks are used in turn. Block n is free again once `completed` has passed n, or when the
  *     stream has been waited for: after a failure the device skips calls, which then never say so.
- *  2. A world of one never asks a backend: its collectives are copies.
+ *  2. A world of one never asks a backend: its collectives are copies within the device.
+ *  3. A call of nothing is no call: a backend sees sizes above 0 only. Ranks agree on sizes.
+ *  4. Nothing is enqueued on a native stream once the device has failed.
  */
-#include "comm/comm.h"
-
-#include <errno.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "comm/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 
 /* Beyond the 256 items that the cpu device queues before it makes the caller wait. */
 #define CALLS_MAX 512u
 
-enum call_kind {
-	CALL_ALL_GATHER,
-	CALL_REDUCE_SCATTER,
-	CALL_ALL_REDUCE,
-	CALL_BROADCAST,
-	CALL_BARRIER
-};
-
-struct call {
+struct block {
 	struct comm *comm;
-	enum call_kind kind;
-	unsigned root;
-	void *out;
-	const void *in;
-	size_t size; /* bytes or elements, as the public function has it */
+	struct comm_call call;
 };
 
 struct comm {
 	const struct comm_ops *ops; /* NULL in a world of one */
 	void *state;
+	unsigned world;
 	uint64_t enqueued; /* by the enqueueing thread alone */
 	_Atomic uint64_t completed;
 	_Atomic uint64_t moved_bytes;
-	struct call calls[CALLS_MAX];
+	struct block blocks[CALLS_MAX];
 };
 
-static const struct comm_ops *const backends[] = {
+static const struct comm_ops *const backends[COMM_BACKEND_COUNT] = {
 	[COMM_SHM] = &comm_shm_ops,
+#ifdef COMM_HAVE_NCCL
+	[COMM_NCCL] = &comm_nccl_ops,
+#endif
 };
 
-static void enqueue(struct comm *comm, struct device_stream *stream, const struct call *call);
+static const char *const backend_names[COMM_BACKEND_COUNT] = {
+	[COMM_SHM] = "shm",
+	[COMM_NCCL] = "nccl",
+};
+
+static void enqueue(struct comm *comm, struct device_stream *stream, const struct comm_call *call);
+
+bool comm_backend_built(enum comm_backend backend)
+{
+	return backends[backend] != NULL;
+}
+
+static int open_backend(struct comm *comm, const struct comm_config *config, struct err *err)
+{
+	assert(config->backend < COMM_BACKEND_COUNT);
+	comm->ops = backends[config->backend];
+	if (!comm->ops)
+		return err_set(err, ERR_CONFIG, "this build has no %s collectives",
+			       backend_names[config->backend]);
+	return comm->ops->open(config, &comm->state, err);
+}
 
 int comm_open(const struct comm_config *config, struct comm **ret, struct err *err)
 {
@@ -66,9 +78,9 @@ int comm_open(const struct comm_config *config, struct comm **ret, struct err *e
 	comm = calloc(1, sizeof(*comm));
 	if (!comm)
 		return err_sys(err, -ENOMEM, "collectives");
+	comm->world = config->world;
 	if (config->world > 1) {
-		comm->ops = backends[config->backend];
-		rc = comm->ops->open(config, &comm->state, err);
+		rc = open_backend(comm, config, err);
 		if (rc < 0) {
 			free(comm);
 			return rc;
@@ -89,22 +101,24 @@ struct comm *comm_free(struct comm *comm)
 void comm_all_gather(struct comm *comm, struct device_stream *stream, void *whole, const void *part,
 		     size_t bytes)
 {
-	struct call call = {.kind = CALL_ALL_GATHER, .out = whole, .in = part, .size = bytes};
+	struct comm_call call = {.kind = COMM_ALL_GATHER, .out = whole, .in = part, .size = bytes};
 
 	enqueue(comm, stream, &call);
 }
 
-void comm_reduce_scatter(struct comm *comm, struct device_stream *stream, float *part,
-			 const float *whole, size_t count)
+void comm_reduce_scatter(struct comm *comm, struct device_stream *stream, enum dtype type,
+			 void *part, const void *whole, size_t count)
 {
-	struct call call = {.kind = CALL_REDUCE_SCATTER, .out = part, .in = whole, .size = count};
+	struct comm_call call = {
+		.kind = COMM_REDUCE_SCATTER, .type = type, .out = part, .in = whole, .size = count};
 
 	enqueue(comm, stream, &call);
 }
 
-void comm_all_reduce(struct comm *comm, struct device_stream *stream, float *data, size_t count)
+void comm_all_reduce(struct comm *comm, struct device_stream *stream, enum dtype type, void *data,
+		     size_t count)
 {
-	struct call call = {.kind = CALL_ALL_REDUCE, .out = data, .size = count};
+	struct comm_call call = {.kind = COMM_ALL_REDUCE, .type = type, .out = data, .size = count};
 
 	enqueue(comm, stream, &call);
 }
@@ -112,14 +126,7 @@ void comm_all_reduce(struct comm *comm, struct device_stream *stream, float *dat
 void comm_broadcast(struct comm *comm, struct device_stream *stream, void *data, size_t bytes,
 		    unsigned root)
 {
-	struct call call = {.kind = CALL_BROADCAST, .out = data, .size = bytes, .root = root};
-
-	enqueue(comm, stream, &call);
-}
-
-void comm_barrier(struct comm *comm, struct device_stream *stream)
-{
-	struct call call = {.kind = CALL_BARRIER};
+	struct comm_call call = {.kind = COMM_BROADCAST, .out = data, .size = bytes, .root = root};
 
 	enqueue(comm, stream, &call);
 }
@@ -129,55 +136,23 @@ uint64_t comm_moved_bytes(const struct comm *comm)
 	return atomic_load_explicit(&comm->moved_bytes, memory_order_relaxed);
 }
 
-static int run_backend(const struct call *c, uint64_t *moved, struct err *err)
-{
-	const struct comm_ops *ops = c->comm->ops;
-	void *state = c->comm->state;
-
-	switch (c->kind) {
-	case CALL_ALL_GATHER:
-		return ops->all_gather(state, c->out, c->in, c->size, moved, err);
-	case CALL_REDUCE_SCATTER:
-		return ops->reduce_scatter(state, c->out, c->in, c->size, moved, err);
-	case CALL_ALL_REDUCE:
-		return ops->all_reduce(state, c->out, c->size, moved, err);
-	case CALL_BROADCAST:
-		return ops->broadcast(state, c->out, c->size, c->root, moved, err);
-	case CALL_BARRIER:
-		return ops->barrier(state, err);
-	}
-	return err_set(err, ERR_INTERNAL, "unknown collective %d", (int)c->kind);
-}
-
-/* One rank's part is the whole, and sums have one term. */
-static void run_alone(const struct call *c)
-{
-	size_t bytes = c->kind == CALL_REDUCE_SCATTER ? c->size * sizeof(float) : c->size;
-
-	if (c->in && c->in != c->out && bytes > 0)
-		memcpy(c->out, c->in, bytes);
-}
-
 static int run_call(void *arg, struct err *err)
 {
-	struct call *c = arg;
-	struct comm *comm = c->comm;
+	struct block *block = arg;
+	struct comm *comm = block->comm;
 	uint64_t moved = 0;
-	int rc = 0;
+	int rc = comm->ops->run(comm->state, &block->call, &moved, err);
 
-	if (comm->ops)
-		rc = run_backend(c, &moved, err);
-	else
-		run_alone(c);
 	atomic_fetch_add_explicit(&comm->moved_bytes, moved, memory_order_relaxed);
-	/* C1: gives the block back, pairs with E1 in enqueue. */
+	/* C1: gives the block back, pairs with E1 in enqueue_host. */
 	atomic_fetch_add_explicit(&comm->completed, 1, memory_order_release);
 	return rc;
 }
 
-static void enqueue(struct comm *comm, struct device_stream *stream, const struct call *call)
+static void enqueue_host(struct comm *comm, struct device_stream *stream,
+			 const struct comm_call *call)
 {
-	struct call *block = &comm->calls[comm->enqueued % CALLS_MAX];
+	struct block *block = &comm->blocks[comm->enqueued % CALLS_MAX];
 	struct err ignored; /* sticks to the device: the caller meets it where it waits */
 
 	/* E1: pairs with C1 in run_call. */
@@ -186,8 +161,49 @@ static void enqueue(struct comm *comm, struct device_stream *stream, const struc
 		(void)device_stream_sync(stream, &ignored);
 		atomic_store_explicit(&comm->completed, comm->enqueued, memory_order_relaxed);
 	}
-	*block = *call;
-	block->comm = comm;
+	*block = (struct block){comm, *call};
 	comm->enqueued++;
 	device_host(stream, run_call, block);
+}
+
+static void enqueue_native(struct comm *comm, struct device_stream *stream,
+			   const struct comm_call *call)
+{
+	struct device *device = device_stream_device(stream);
+	uint64_t moved = 0;
+	struct err err = {0};
+
+	if (!device_running(device))
+		return;
+	if (comm->ops->enqueue(comm->state, stream, call, &moved, &err) < 0)
+		device_fail(device, &err);
+	atomic_fetch_add_explicit(&comm->moved_bytes, moved, memory_order_relaxed);
+}
+
+/* One rank's part is the whole, and sums have one term. */
+static void enqueue_alone(struct device_stream *stream, const struct comm_call *call)
+{
+	size_t elem = call->kind == COMM_REDUCE_SCATTER ? dtype_bytes(call->type) : 1;
+
+	if (call->in && call->in != call->out)
+		device_copy(stream, call->out, call->in, call->size * elem, DEVICE_COPY_WITHIN);
+}
+
+static void enqueue(struct comm *comm, struct device_stream *stream, const struct comm_call *call)
+{
+	struct err err = {0};
+
+	if (call->root >= comm->world) {
+		err_set(&err, -EINVAL, "a broadcast from rank %u in a world of %u", call->root,
+			comm->world);
+		device_fail(device_stream_device(stream), &err);
+	} else if (call->size == 0) {
+		return;
+	} else if (!comm->ops) {
+		enqueue_alone(stream, call);
+	} else if (comm->ops->enqueue) {
+		enqueue_native(comm, stream, call);
+	} else {
+		enqueue_host(comm, stream, call);
+	}
 }

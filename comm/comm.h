@@ -1,37 +1,60 @@
 /*
  * Collectives among the ranks of a job, enqueued on a device's stream. All ranks enqueue the same
- * calls in the same order on one stream. Reductions are in fp32 and in rank order, ((r0 + r1) + r2)
- * + ..., so that results do not depend on timing. Backends: shm (ranks of one host, cpu device).
+ * calls in the same order on one stream. Backends:
  *
- * A failure sticks to the stream's device. The death of a peer is not noticed here: whoever
- * supervises the ranks kills the others.
+ *   shm    ranks of one host, cpu device. Reductions are in fp32 and in rank order, ((r0 + r1) + r2)
+ *          + ..., bf16 rounded once at the end. The death of a peer is not noticed here: whoever
+ *          supervises the ranks kills the others.
+ *   nccl   cuda device. The order of a reduction is NCCL's; equal sizes give equal bits. A peer's
+ *          death and an error of the communicator end what waits for it at once.
+ *
+ * Results do not depend on timing. A failure sticks to the stream's device.
  */
 #ifndef COMM_COMM_H
 #define COMM_COMM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/err.h"
 #include "kernels/device.h"
+#include "kernels/dtype.h"
 
 struct comm;
 
 #define COMM_WORLD_MAX 1024u
+#define COMM_ID_BYTES  128u
 
-enum comm_backend { COMM_SHM };
+enum comm_backend { COMM_SHM, COMM_NCCL, COMM_BACKEND_COUNT };
 
 struct comm_config {
 	enum comm_backend backend;
 	unsigned rank, world;
-	int shm_fd; /* shm: a memfd of comm_shm_bytes(world), shared by all ranks; borrowed */
+	int shm_fd; /* a memfd of comm_shm_bytes(world), shared by all ranks; borrowed */
+
+	/* nccl */
+	struct device *device; /* of the streams; borrowed until comm_free */
+	int news_fd; /* comm/news.h: brings the id, and deaths; borrowed until comm_free */
+	/* Rank 0 makes the id and hands it out; it comes back to every rank through news_fd. */
+	int (*publish)(void *arg, const uint8_t id[COMM_ID_BYTES], struct err *err);
+	void *publish_arg;
+	uint64_t timeout_ns; /* once the id has come, all ranks must have within this time */
 };
 
-/* Bytes of the memfd that the ranks of a host share. Every rank maps and touches all of it. */
+/* Bytes of the memfd that the ranks of a host share. With shm every rank touches all of it. */
 size_t comm_shm_bytes(unsigned world);
 
-/* Waits for all ranks to arrive. */
+/* Is the backend in this build? */
+bool comm_backend_built(enum comm_backend backend);
+
+/*
+ * Waits for all ranks to arrive. ERR_CONFIG when the backend is not in this build, ERR_UNAVAILABLE
+ * when its library is not to be had.
+ */
 int comm_open(const struct comm_config *config, struct comm **ret, struct err *err);
+
+/* Work that was enqueued must have run, or the device have failed. NULL is fine. */
 struct comm *comm_free(struct comm *comm);
 
 /*
@@ -42,16 +65,18 @@ void comm_all_gather(struct comm *comm, struct device_stream *stream, void *whol
 		     size_t bytes);
 
 /* part[i] = sum over ranks of their whole[rank * count + i]; whole is [world][count]. */
-void comm_reduce_scatter(struct comm *comm, struct device_stream *stream, float *part,
-			 const float *whole, size_t count);
+void comm_reduce_scatter(struct comm *comm, struct device_stream *stream, enum dtype type,
+			 void *part, const void *whole, size_t count);
 
-/* data[i] = sum over ranks, on every rank. */
-void comm_all_reduce(struct comm *comm, struct device_stream *stream, float *data, size_t count);
+/*
+ * data[i] = sum over ranks, on every rank. Where count is a multiple of the world, the bits are
+ * those that comm_reduce_scatter gives.
+ */
+void comm_all_reduce(struct comm *comm, struct device_stream *stream, enum dtype type, void *data,
+		     size_t count);
 
 void comm_broadcast(struct comm *comm, struct device_stream *stream, void *data, size_t bytes,
 		    unsigned root);
-
-void comm_barrier(struct comm *comm, struct device_stream *stream);
 
 /* Bytes this rank has moved through the backend. */
 uint64_t comm_moved_bytes(const struct comm *comm);

@@ -9,11 +9,11 @@
  * number of rounds depends on sizes only, which all ranks agree on, so no one announces anything.
  *
  * Invariants
- *  1. A rank writes only its own staging buffers, the barrier and its `present` flag.
+ *  1. A rank writes only its own staging buffers, the barrier and its place on the roll.
  *  2. Round n uses buffer n mod 2. Whoever has met the others in round n knows that all have taken
  *     what they needed from round n - 1, so that one meeting a round is enough.
- *  3. Sums are taken in rank order over all ranks by one call of vector_host_sum for every element,
- *     wherever it is taken: the bits depend on the inputs alone.
+ *  3. Sums are taken in rank order over all ranks by one call of `sum` for every element, wherever
+ *     it is taken: the bits depend on the inputs alone. Sums of bf16 are in fp32, rounded once.
  *  4. Nothing read from the segment is used as an index or a size: a broken peer spoils the numbers
  *     of its own job, or stops it, but no memory.
  *
@@ -38,29 +38,27 @@
  * Measured with 2 and 4 ranks on parts of 256 KiB and 8 MiB: throughput grows up to here, with
  * fewer meetings a byte, and not beyond, where staging falls out of the caches.
  */
-#define CHUNK_BYTES  (1ul << 20)
-#define CHUNK_FLOATS (CHUNK_BYTES / sizeof(float))
+#define CHUNK_BYTES (1ul << 20)
 /* Slices of a chunk begin on cache lines. */
-#define SLICE_FLOATS 16u
+#define SLICE_BYTES 64u
 
 /* "comm" and the version of this layout: what a rank of another build would write differs. */
-#define SEGMENT_TAG 0x636f6d0001000000u
+#define SEGMENT_TAG 0x636f6d0002000000u
 
 /*
- * Up to this many elements all ranks add up everything themselves: one meeting, where dividing the
+ * Up to this many bytes all ranks add up everything themselves: one meeting, where dividing the
  * work costs two.
  */
-#define ALONE_FLOATS 4096u
+#define ALONE_BYTES 16384u
 
 /* Looks at `generation` before sleeping: about 20 us, several times what a wake-up costs. */
 #define SPINS 1000u
 
 struct segment {
-	_Alignas(128) _Atomic uint64_t tag; /* SEGMENT_TAG + world */
+	struct comm_roll roll;
 	_Alignas(128) _Atomic uint32_t arrived;
 	_Alignas(128) _Atomic uint32_t generation;
 	_Atomic uint32_t sleepers;
-	_Alignas(128) _Atomic uint8_t present[COMM_WORLD_MAX];
 };
 
 _Static_assert(sizeof(struct segment) % 128 == 0, "staging begins on a cache line pair");
@@ -72,12 +70,17 @@ struct shm {
 	unsigned rank, world;
 	unsigned spins;
 	unsigned round; /* its lowest bit names the buffer */
-	const float *src[COMM_WORLD_MAX];
+	/* What `sum` adds up: every rank's part of the round. */
+	union {
+		const float *f32[COMM_WORLD_MAX];
+		const uint16_t *bf16[COMM_WORLD_MAX];
+	} src;
 };
 
-static int join(struct shm *s, struct err *err);
 static void meet(struct shm *s);
-static size_t slice_floats(size_t count, unsigned world);
+static size_t slice_elems(size_t count, unsigned world, size_t elem_bytes);
+static void term_set(struct shm *s, enum dtype type, unsigned r, const void *at);
+static void sum(struct shm *s, enum dtype type, void *out, size_t count);
 
 static size_t header_bytes(void)
 {
@@ -107,7 +110,7 @@ static int shm_backend_open(const struct comm_config *config, void **ret, struct
 		goto fail_state;
 	s->segment = base;
 	s->staging = (uint8_t *)base + header_bytes();
-	rc = join(s, err);
+	rc = comm_roll_join(&s->segment->roll, SEGMENT_TAG, s->rank, s->world, err);
 	if (rc < 0)
 		goto fail_map;
 	/* Our own pages exist before the others look; theirs are touched when they are read. */
@@ -136,16 +139,13 @@ static uint8_t *buffer_of(const struct shm *s, unsigned r)
 	return s->staging + ((size_t)r * 2 + (s->round & 1)) * CHUNK_BYTES;
 }
 
-static int shm_all_gather(void *state, void *whole, const void *part, size_t bytes,
-			  uint64_t *bytes_moved, struct err *err)
+static int all_gather(struct shm *s, const struct comm_call *c, uint64_t *bytes_moved)
 {
-	struct shm *s = state;
-	uint8_t *out = whole, *own = out + s->rank * bytes;
-	const uint8_t *in = part;
-	size_t at, n;
+	size_t bytes = c->size, at, n;
+	uint8_t *out = c->out, *own = out + s->rank * bytes;
+	const uint8_t *in = c->in;
 	unsigned i, r;
 
-	(void)err;
 	for (at = 0; at < bytes; at += n, s->round++) {
 		n = bytes - at < CHUNK_BYTES ? bytes - at : CHUNK_BYTES;
 		memcpy(buffer_of(s, s->rank), in + at, n);
@@ -162,156 +162,161 @@ static int shm_all_gather(void *state, void *whole, const void *part, size_t byt
 	return 0;
 }
 
-static int shm_reduce_scatter(void *state, float *part, const float *whole, size_t count,
-			      uint64_t *bytes_moved, struct err *err)
+static int reduce_scatter(struct shm *s, const struct comm_call *c, uint64_t *bytes_moved)
 {
-	struct shm *s = state;
-	size_t slot = slice_floats(CHUNK_FLOATS, s->world), at, n;
+	size_t size = dtype_bytes(c->type), count = c->size, at, n;
+	size_t slot = slice_elems(CHUNK_BYTES / size, s->world, size);
+	const uint8_t *whole = c->in;
+	uint8_t *part = c->out, *own;
 	unsigned r;
-	float *own;
 
-	(void)err;
-	if (slot * s->world > CHUNK_FLOATS)
-		slot -= SLICE_FLOATS;
+	if (slot * s->world > CHUNK_BYTES / size)
+		slot -= SLICE_BYTES / size;
 	for (at = 0; at < count; at += n, s->round++) {
 		n = count - at < slot ? count - at : slot;
-		own = (float *)buffer_of(s, s->rank);
+		own = buffer_of(s, s->rank);
 		for (r = 0; r < s->world; r++)
 			if (r != s->rank)
-				memcpy(own + r * slot, whole + r * count + at, n * sizeof(float));
+				memcpy(own + r * slot * size, whole + (r * count + at) * size,
+				       n * size);
 		meet(s);
 		for (r = 0; r < s->world; r++)
-			s->src[r] = (const float *)buffer_of(s, r) + s->rank * slot;
-		s->src[s->rank] = whole + s->rank * count + at;
-		vector_host_sum(part + at, s->src, s->world, n);
-		*bytes_moved += 2 * n * sizeof(float) * (s->world - 1);
+			term_set(s, c->type, r, buffer_of(s, r) + s->rank * slot * size);
+		term_set(s, c->type, s->rank, whole + (s->rank * count + at) * size);
+		sum(s, c->type, part + at * size, n);
+		*bytes_moved += 2 * n * size * (s->world - 1);
 	}
 	return 0;
 }
 
 /* Everybody adds up all of a chunk: for few elements, and where there is no one to share with. */
-static void reduce_alone(struct shm *s, float *data, size_t n)
+static void reduce_alone(struct shm *s, enum dtype type, void *data, size_t n)
 {
 	unsigned r;
 
-	memcpy(buffer_of(s, s->rank), data, n * sizeof(float));
+	memcpy(buffer_of(s, s->rank), data, n * dtype_bytes(type));
 	meet(s);
 	for (r = 0; r < s->world; r++)
-		s->src[r] = (const float *)buffer_of(s, r);
-	vector_host_sum(data, s->src, s->world, n);
+		term_set(s, type, r, buffer_of(s, r));
+	sum(s, type, data, n);
 }
 
 /*
  * Each adds up its slice of a chunk, leaves the sum in its own buffer, where only itself has read
  * that slice, and collects those of the others.
  */
-static void reduce_shared(struct shm *s, float *data, size_t n)
+static void reduce_shared(struct shm *s, enum dtype type, uint8_t *data, size_t n)
 {
-	size_t slice = slice_floats(n, s->world), begin, len;
-	float *own = (float *)buffer_of(s, s->rank);
+	size_t size = dtype_bytes(type), slice = slice_elems(n, s->world, size), begin, len;
+	uint8_t *own = buffer_of(s, s->rank);
 	unsigned i, r;
 
-	memcpy(own, data, n * sizeof(float));
+	memcpy(own, data, n * size);
 	meet(s);
 	begin = s->rank * slice < n ? s->rank * slice : n;
 	len = n - begin < slice ? n - begin : slice;
 	for (r = 0; r < s->world; r++)
-		s->src[r] = (const float *)buffer_of(s, r) + begin;
-	vector_host_sum(data + begin, s->src, s->world, len);
-	memcpy(own + begin, data + begin, len * sizeof(float));
+		term_set(s, type, r, buffer_of(s, r) + begin * size);
+	sum(s, type, data + begin * size, len);
+	memcpy(own + begin * size, data + begin * size, len * size);
 	meet(s);
 	for (i = 1; i < s->world; i++) {
 		r = (s->rank + i) % s->world;
 		begin = r * slice < n ? r * slice : n;
 		len = n - begin < slice ? n - begin : slice;
-		memcpy(data + begin, (const float *)buffer_of(s, r) + begin, len * sizeof(float));
+		memcpy(data + begin * size, buffer_of(s, r) + begin * size, len * size);
 	}
 }
 
-static int shm_all_reduce(void *state, float *data, size_t count, uint64_t *bytes_moved,
-			  struct err *err)
+static int all_reduce(struct shm *s, const struct comm_call *c, uint64_t *bytes_moved)
 {
-	struct shm *s = state;
-	size_t at, n;
+	size_t size = dtype_bytes(c->type), count = c->size, at, n;
+	uint8_t *data = c->out;
 
-	(void)err;
 	for (at = 0; at < count; at += n, s->round++) {
-		n = count - at < CHUNK_FLOATS ? count - at : CHUNK_FLOATS;
-		if (n <= ALONE_FLOATS) {
-			reduce_alone(s, data + at, n);
-			*bytes_moved += n * sizeof(float) * s->world;
+		n = count - at < CHUNK_BYTES / size ? count - at : CHUNK_BYTES / size;
+		if (n * size <= ALONE_BYTES) {
+			reduce_alone(s, c->type, data + at * size, n);
+			*bytes_moved += n * size * s->world;
 		} else {
-			reduce_shared(s, data + at, n);
-			*bytes_moved += 3 * n * sizeof(float);
+			reduce_shared(s, c->type, data + at * size, n);
+			*bytes_moved += 3 * n * size;
 		}
 	}
 	return 0;
 }
 
-static int shm_broadcast(void *state, void *data, size_t bytes, unsigned root,
-			 uint64_t *bytes_moved, struct err *err)
+static int broadcast(struct shm *s, const struct comm_call *c, uint64_t *bytes_moved)
 {
-	struct shm *s = state;
-	uint8_t *at = data;
-	size_t done, n;
+	size_t bytes = c->size, done, n;
+	uint8_t *at = c->out;
 
-	if (root >= s->world)
-		return err_set(err, -EINVAL, "a broadcast from rank %u in a world of %u", root,
-			       s->world);
 	for (done = 0; done < bytes; done += n, s->round++) {
 		n = bytes - done < CHUNK_BYTES ? bytes - done : CHUNK_BYTES;
-		if (s->rank == root)
-			memcpy(buffer_of(s, root), at + done, n);
+		if (s->rank == c->root)
+			memcpy(buffer_of(s, c->root), at + done, n);
 		meet(s);
-		if (s->rank != root)
-			memcpy(at + done, buffer_of(s, root), n);
+		if (s->rank != c->root)
+			memcpy(at + done, buffer_of(s, c->root), n);
 		*bytes_moved += n;
 	}
 	return 0;
 }
 
-static int shm_barrier(void *state, struct err *err)
+static int shm_run(void *state, const struct comm_call *call, uint64_t *bytes_moved,
+		   struct err *err)
 {
-	(void)err;
-	meet(state);
-	return 0;
+	switch (call->kind) {
+	case COMM_ALL_GATHER:
+		return all_gather(state, call, bytes_moved);
+	case COMM_REDUCE_SCATTER:
+		return reduce_scatter(state, call, bytes_moved);
+	case COMM_ALL_REDUCE:
+		return all_reduce(state, call, bytes_moved);
+	case COMM_BROADCAST:
+		return broadcast(state, call, bytes_moved);
+	}
+	return err_set(err, ERR_INTERNAL, "unknown collective %d", (int)call->kind);
 }
 
 const struct comm_ops comm_shm_ops = {
+	.name = "shm",
 	.open = shm_backend_open,
 	.free = shm_backend_free,
-	.all_gather = shm_all_gather,
-	.reduce_scatter = shm_reduce_scatter,
-	.all_reduce = shm_all_reduce,
-	.broadcast = shm_broadcast,
-	.barrier = shm_barrier,
+	.run = shm_run,
 };
 
 /* Elements of `count` for each of `world`, rounded up to whole cache lines. */
-static size_t slice_floats(size_t count, unsigned world)
+static size_t slice_elems(size_t count, unsigned world, size_t elem_bytes)
 {
-	size_t each = (count + world - 1) / world;
+	size_t each = (count + world - 1) / world, line = SLICE_BYTES / elem_bytes;
 
-	return (each + SLICE_FLOATS - 1) / SLICE_FLOATS * SLICE_FLOATS;
+	return (each + line - 1) / line * line;
 }
 
-/* Whoever comes first says how large the world is and in which layout; each rank comes once. */
-static int join(struct shm *s, struct err *err)
+static void term_set(struct shm *s, enum dtype type, unsigned r, const void *at)
 {
-	uint64_t ours = SEGMENT_TAG + s->world, seen = 0;
+	if (type == DTYPE_F32)
+		s->src.f32[r] = at;
+	else
+		s->src.bf16[r] = at;
+}
 
-	if (!atomic_compare_exchange_strong_explicit(&s->segment->tag, &seen, ours,
-						     memory_order_relaxed, memory_order_relaxed) &&
-	    seen != ours)
-		return err_set(
-			err, ERR_PROTOCOL,
-			"another rank made it for a world of %u in layout %x, this one is for "
-			"%u in layout %x",
-			(unsigned)(seen & 0xffffff), (unsigned)(seen >> 24), s->world,
-			(unsigned)(ours >> 24));
-	if (atomic_exchange_explicit(&s->segment->present[s->rank], 1, memory_order_relaxed) != 0)
-		return err_set(err, ERR_PROTOCOL, "rank %u is there twice", s->rank);
-	return 0;
+static void sum(struct shm *s, enum dtype type, void *out, size_t count)
+{
+	uint16_t *rounded = out;
+
+	if (type == DTYPE_F32) {
+		vector_host_sum(out, s->src.f32, s->world, count);
+		return;
+	}
+	for (size_t i = 0; i < count; i++) {
+		float total = bf16_to_float(s->src.bf16[0][i]);
+
+		for (unsigned r = 1; r < s->world; r++)
+			total += bf16_to_float(s->src.bf16[r][i]);
+		rounded[i] = bf16_from_float(total);
+	}
 }
 
 static void relax(void)

@@ -143,16 +143,6 @@ void *device_stream_native(struct device_stream *stream)
 	return stream->device->backend->stream_native(stream);
 }
 
-bool device_skips(const struct device_stream *stream)
-{
-	return !device_running(stream->device);
-}
-
-void device_fail_from(struct device_stream *stream, const struct err *err)
-{
-	device_fail(stream->device, err);
-}
-
 double device_stream_busy(struct device_stream *stream)
 {
 	return stream->device->backend->stream_busy(stream);

@@ -8,7 +8,7 @@
  * text. So the caller checks where it waits, which is where it could know at the earliest.
  *
  * Threads. One thread enqueues on a given stream at a time; different streams may be fed by
- * different threads. Sync and query may be called from any thread.
+ * different threads. Sync, query, device_fail and device_running may be called from any thread.
  */
 #ifndef KERNELS_DEVICE_H
 #define KERNELS_DEVICE_H
@@ -53,6 +53,16 @@ struct device *device_free(struct device *device);
 enum device_type device_type_of(const struct device *device);
 
 /*
+ * Makes `err` (a negative code with its text) the device's sticky error unless it has one: called by
+ * a backend when a piece of work fails, and by whoever learns otherwise that work cannot be
+ * completed, as when a peer has died.
+ */
+void device_fail(struct device *device, const struct err *err);
+
+/* Is work still to be run? False after the first failure. */
+bool device_running(const struct device *device);
+
+/*
  * Takes `bytes` from the budget, zeroed, aligned to DEVICE_ALIGN; freed with the device. On failure
  * returns NULL and err names `what`, the request, what is used and the budget.
  */
@@ -74,15 +84,9 @@ struct device *device_stream_device(struct device_stream *stream);
 
 /*
  * The backend's own stream, for libraries that enqueue by themselves: a cudaStream_t; NULL on cpu.
- * Who enqueues on it hands its failures to device_fail_from, and asks device_skips before.
+ * Who enqueues on it asks device_running before, and hands its failures to device_fail.
  */
 void *device_stream_native(struct device_stream *stream);
-
-/* Has the device failed, so that whatever is enqueued on this stream is to be skipped? */
-bool device_skips(const struct device_stream *stream);
-
-/* Makes `err` (a negative code with its text) the sticky error of the device, unless it has one. */
-void device_fail_from(struct device_stream *stream, const struct err *err);
 
 int device_event_open(struct device *device, struct device_event **ret, struct err *err);
 

@@ -66,12 +66,6 @@ int device_init(struct device *device, const struct device_backend *backend,
 		const struct device_config *config);
 void device_done(struct device *device);
 
-/* Makes `err` the device's sticky error unless it has one. Any thread. */
-void device_fail(struct device *device, const struct err *err);
-
-/* Is work still to be run? False after the first failure. */
-bool device_running(const struct device *device);
-
 /*
  * A team splits one operation over threads. Parts are handed out in any order, so what an
  * operation computes must not depend on which thread runs a part; `worker` (below the team's

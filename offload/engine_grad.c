@@ -65,9 +65,10 @@ static struct part_buffer *reduce(struct engine *e, int u, struct grad_buffer *b
 	device_stream_wait(e->comm_stream, e->phase_done);
 	device_stream_wait(e->comm_stream, part->free);
 	if (e->plan->stage >= 1) {
-		comm_reduce_scatter(e->comm, e->comm_stream, part->mem, b->mem, pu->partition);
+		comm_reduce_scatter(e->comm, e->comm_stream, DTYPE_F32, part->mem, b->mem,
+				    pu->partition);
 	} else {
-		comm_all_reduce(e->comm, e->comm_stream, b->mem, pu->padded);
+		comm_all_reduce(e->comm, e->comm_stream, DTYPE_F32, b->mem, pu->padded);
 		device_copy(e->comm_stream, part->mem, b->mem, 4 * pu->padded, DEVICE_COPY_WITHIN);
 	}
 	device_event_record(b->free, e->comm_stream);

@@ -134,7 +134,7 @@ static int scatter_one(struct rank *x, uint64_t call, size_t count)
 	REQUIRE(whole && part);
 	for (i = 0; i < count * x->world; i++)
 		whole[i] = term(x->rank, call, i);
-	comm_reduce_scatter(x->comm, x->stream, part, whole, count);
+	comm_reduce_scatter(x->comm, x->stream, DTYPE_F32, part, whole, count);
 	REQUIRE(device_stream_sync(x->stream, &x->err) == 0);
 	for (i = 0; i < count; i++)
 		REQUIRE(same(part[i], sum(x->world, call, x->rank * count + i)));
@@ -153,7 +153,7 @@ static int reduce_one(struct rank *x, uint64_t call, size_t count)
 	REQUIRE(data);
 	for (i = 0; i < count; i++)
 		data[i] = term(x->rank, call, i);
-	comm_all_reduce(x->comm, x->stream, data, count);
+	comm_all_reduce(x->comm, x->stream, DTYPE_F32, data, count);
 	REQUIRE(device_stream_sync(x->stream, &x->err) == 0);
 	for (i = 0; i < count; i++)
 		REQUIRE(same(data[i], sum(x->world, call, i)));
@@ -177,6 +177,43 @@ static int broadcast_one(struct rank *x, uint64_t call, size_t bytes, unsigned r
 	return 0;
 }
 
+/* bf16: in, out and terms; the sum is taken in fp32 and rounded once. */
+static uint16_t half(unsigned rank, uint64_t call, size_t i)
+{
+	return bf16_from_float(term(rank, call, i));
+}
+
+static uint16_t half_sum(unsigned world, uint64_t call, size_t i)
+{
+	float s = bf16_to_float(half(0, call, i));
+	unsigned r;
+
+	for (r = 1; r < world; r++)
+		s = s + bf16_to_float(half(r, call, i));
+	return bf16_from_float(s);
+}
+
+static int halves_one(struct rank *x, uint64_t call, size_t count)
+{
+	uint16_t *whole = malloc(count * x->world * sizeof(*whole)),
+		 *part = malloc(count * sizeof(*part));
+	size_t i;
+
+	REQUIRE(whole && part);
+	for (i = 0; i < count * x->world; i++)
+		whole[i] = half(x->rank, call, i);
+	comm_reduce_scatter(x->comm, x->stream, DTYPE_BF16, part, whole, count);
+	comm_all_reduce(x->comm, x->stream, DTYPE_BF16, whole, count * x->world);
+	REQUIRE(device_stream_sync(x->stream, &x->err) == 0);
+	for (i = 0; i < count; i++)
+		REQUIRE(part[i] == half_sum(x->world, call, x->rank * count + i));
+	for (i = 0; i < count * x->world; i++)
+		REQUIRE(whole[i] == half_sum(x->world, call, i));
+	free(whole);
+	free(part);
+	return 0;
+}
+
 static int all_sizes(struct rank *x)
 {
 	static const size_t sizes[] = {
@@ -190,7 +227,7 @@ static int all_sizes(struct rank *x)
 	for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		if (gather_one(x, call++, sizes[i], false) ||
 		    gather_one(x, call++, sizes[i], true) || scatter_one(x, call++, sizes[i]) ||
-		    reduce_one(x, call++, sizes[i]) ||
+		    reduce_one(x, call++, sizes[i]) || halves_one(x, call++, sizes[i]) ||
 		    broadcast_one(x, call++, sizes[i], (unsigned)(i % x->world)))
 			return 1;
 	}
@@ -201,10 +238,9 @@ static int all_sizes(struct rank *x)
 	REQUIRE((moved > 0) == (x->world > 1));
 	/* Nothing at all is a size, too. */
 	comm_all_gather(x->comm, x->stream, NULL, NULL, 0);
-	comm_reduce_scatter(x->comm, x->stream, NULL, NULL, 0);
-	comm_all_reduce(x->comm, x->stream, NULL, 0);
+	comm_reduce_scatter(x->comm, x->stream, DTYPE_F32, NULL, NULL, 0);
+	comm_all_reduce(x->comm, x->stream, DTYPE_BF16, NULL, 0);
 	comm_broadcast(x->comm, x->stream, NULL, 0, 0);
-	comm_barrier(x->comm, x->stream);
 	REQUIRE(device_stream_sync(x->stream, &x->err) == 0);
 	REQUIRE(comm_moved_bytes(x->comm) == moved);
 	return end(x);
@@ -248,19 +284,17 @@ static void enqueue_small(struct rank *x, unsigned k, size_t n, float *in, float
 		comm_all_gather(x->comm, x->stream, out, in, n * sizeof(float));
 		break;
 	case 1:
-		comm_reduce_scatter(x->comm, x->stream, out, in, n);
+		comm_reduce_scatter(x->comm, x->stream, DTYPE_F32, out, in, n);
 		break;
 	case 2:
 		memcpy(out, in, n * sizeof(float));
-		comm_all_reduce(x->comm, x->stream, out, n);
+		comm_all_reduce(x->comm, x->stream, DTYPE_F32, out, n);
 		break;
 	case 3:
 		memcpy(out, in, n * sizeof(float));
 		comm_broadcast(x->comm, x->stream, out, n * sizeof(float), k % x->world);
 		break;
 	}
-	if (k % 7 == 0)
-		comm_barrier(x->comm, x->stream);
 }
 
 static int many_calls(struct rank *x)
@@ -301,7 +335,7 @@ static int a_failure_sticks(struct rank *x)
 		return 1;
 	comm_broadcast(x->comm, x->stream, &f, sizeof(f), x->world);
 	for (k = 0; k < 2000; k++)
-		comm_all_reduce(x->comm, x->stream, &f, 1);
+		comm_all_reduce(x->comm, x->stream, DTYPE_F32, &f, 1);
 	REQUIRE(device_stream_sync(x->stream, &x->err) == -EINVAL);
 	REQUIRE(f == 1);
 	return end(x);
