@@ -2,9 +2,9 @@
  * Collectives among the ranks of a job, enqueued on a device's stream. All ranks enqueue the same
  * calls in the same order on one stream. Backends:
  *
- *   shm    ranks of one host, cpu device. Reductions are in fp32 and in rank order, ((r0 + r1) + r2)
- *          + ..., bf16 rounded once at the end. The death of a peer is not noticed here: whoever
- *          supervises the ranks kills the others.
+ *   shm    ranks of one host, cpu device. Reductions are in fp32 and in rank order, ((r0 + r1) +
+ *          r2) + ..., bf16 rounded once at the end. The death of a peer is not noticed here:
+ *          whoever supervises the ranks kills the others.
  *   nccl   cuda device. The order of a reduction is NCCL's; equal sizes give equal bits. A peer's
  *          death and an error of the communicator end what waits for it at once.
  *

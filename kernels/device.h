@@ -53,8 +53,8 @@ struct device *device_free(struct device *device);
 enum device_type device_type_of(const struct device *device);
 
 /*
- * Makes `err` (a negative code with its text) the device's sticky error unless it has one: called by
- * a backend when a piece of work fails, and by whoever learns otherwise that work cannot be
+ * Makes `err` (a negative code with its text) the device's sticky error unless it has one: called
+ * by a backend when a piece of work fails, and by whoever learns otherwise that work cannot be
  * completed, as when a peer has died.
  */
 void device_fail(struct device *device, const struct err *err);

@@ -92,6 +92,8 @@ void agent_fail(struct agent *a, uint32_t rank, int code, const char *text)
 
 	struct link_failure failure = {.code = code, .at_ns = a->failed_at_ns};
 	agent_put(a, LINK_FAILURE, rank, &failure, sizeof(failure), text, strlen(text));
+	if (rank < a->launch.job.world)
+		agent_news_failed(a, rank);
 	agent_post(a, AGENT_EV_FAILURE);
 }
 
@@ -344,6 +346,10 @@ static int take_frame(struct agent *a, const struct link_frame *frame, struct er
 		a->hurry = true;
 		agent_post(a, AGENT_EV_KILL);
 		return 0;
+	case LINK_COMM_ID:
+		return agent_news_take_id(a, frame, err);
+	case LINK_FAILED:
+		return agent_news_take_failed(a, frame, err);
 	default:
 		return err_set(err, ERR_PROTOCOL, "link: frame type %u is not for an agent",
 			       frame->head.type);

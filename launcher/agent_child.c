@@ -36,6 +36,7 @@ void agent_child_init(struct agent_child *child, uint32_t rank)
 		.out_fd = -1,
 		.err_fd = -1,
 		.report_fd = -1,
+		.news_fd = -1,
 	};
 }
 
@@ -54,6 +55,7 @@ void agent_child_done(struct agent_child *child)
 	close_fd(&child->out_fd);
 	close_fd(&child->err_fd);
 	close_fd(&child->report_fd);
+	close_fd(&child->news_fd);
 	free(child->report);
 	child->report = NULL;
 }
@@ -98,6 +100,8 @@ static int take_report(struct agent *a, struct agent_child *child, const struct 
 
 	if (memchr(text, '\0', head->bytes))
 		return -EPROTO;
+	if (head->type == REPORT_COMM_ID)
+		return agent_news_report_id(a, child->rank, text, head->bytes);
 	agent_put(a, LINK_REPORT, child->rank, &report, sizeof(report), text, head->bytes);
 	if (head->type == REPORT_FAILURE) {
 		child->announced = true;
@@ -115,7 +119,7 @@ static int take_reports(struct agent *a, struct agent_child *child)
 
 	while (child->report_bytes - at >= sizeof(head)) {
 		memcpy(&head, child->report + at, sizeof(head));
-		if (head.type < REPORT_NOTE || head.type > REPORT_FAILURE ||
+		if (head.type < REPORT_NOTE || head.type >= REPORT_TYPE_COUNT ||
 		    head.bytes > REPORT_BYTES_MAX)
 			return -EPROTO;
 		if (child->report_bytes - at < sizeof(head) + head.bytes)
@@ -342,6 +346,10 @@ static void ended(struct agent *a, struct agent_child *child, const siginfo_t *i
 	};
 	agent_put(a, LINK_EXITED, child->rank, &exited, sizeof(exited), NULL, 0);
 	close_fd(&child->pidfd);
+	close_fd(&child->news_fd);
+	/* Also of one that we asked to end: whoever waits for it in a collective waits in vain. */
+	if (child->rank != LINK_RANK_DAEMON && child->status != 0)
+		agent_news_failed(a, child->rank);
 	if (!failure)
 		return;
 	if (child->rank == LINK_RANK_DAEMON)

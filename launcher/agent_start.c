@@ -99,23 +99,35 @@ static int daemon_config(struct agent *a, struct err *err)
 	return fd;
 }
 
-static int make_pipe(int *ret_ours, int *ret_theirs, struct err *err)
+/* Only our end is non-blocking: whether the child's blocks is the child's affair. */
+static int make_pipe_of(int ours, int *ret_ours, int *ret_theirs, struct err *err)
 {
 	int ends[2];
 
-	/* Only our end: whether the child's blocks is the child's affair. */
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return err_sys(err, -errno, "pipe");
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0) {
+	if (fcntl(ends[ours], F_SETFL, O_NONBLOCK) < 0) {
 		int rc = err_sys(err, -errno, "fcntl");
 
 		close(ends[0]);
 		close(ends[1]);
 		return rc;
 	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
+	*ret_ours = ends[ours];
+	*ret_theirs = ends[!ours];
 	return 0;
+}
+
+/* From the child to us. */
+static int make_pipe(int *ret_ours, int *ret_theirs, struct err *err)
+{
+	return make_pipe_of(0, ret_ours, ret_theirs, err);
+}
+
+/* From us to the child. */
+static int make_news_pipe(int *ret_ours, int *ret_theirs, struct err *err)
+{
+	return make_pipe_of(1, ret_ours, ret_theirs, err);
 }
 
 /* Takes a started process in: from here on the loop hears of it. */
@@ -267,7 +279,7 @@ static char **worker_environment(struct agent *a, unsigned rank)
 static int spawn_worker(struct agent *a, struct agent_child *child, struct err *err)
 {
 	char *argv[] = {(char *)"dsworker", NULL};
-	int out = -1, errs = -1, report = -1;
+	int out = -1, errs = -1, report = -1, news = -1;
 	struct spawned spawned;
 	char **env = worker_environment(a, child->rank);
 	int job = env ? job_memfd(a, err) : err_sys(err, -ENOMEM, "environment");
@@ -279,13 +291,15 @@ static int spawn_worker(struct agent *a, struct agent_child *child, struct err *
 		rc = make_pipe(&child->err_fd, &errs, err);
 	if (rc == 0)
 		rc = make_pipe(&child->report_fd, &report, err);
+	if (rc == 0)
+		rc = make_news_pipe(&child->news_fd, &news, err);
 	if (rc == 0) {
 		struct spawn spawn = {
 			.path = a->launch.worker_path,
 			.argv = argv,
 			.envp = env,
-			.fds = {a->null_fd, out, errs, job, a->comm_fd, report},
-			.fd_count = 6,
+			.fds = {a->null_fd, out, errs, job, a->comm_fd, report, news},
+			.fd_count = 7,
 			.topo = a->topo,
 			.cpuset = child->cores[0] ? child->cores : NULL,
 			.cgroup_fd = a->cgroup.procs_fd,
@@ -299,6 +313,8 @@ static int spawn_worker(struct agent *a, struct agent_child *child, struct err *
 		close(errs);
 	if (report >= 0)
 		close(report);
+	if (news >= 0)
+		close(news);
 	if (job >= 0)
 		close(job);
 	spawn_environment_free(env);

@@ -1,4 +1,4 @@
-/* What the files of the agent share: agent.c (the loop), agent_start.c, agent_child.c. */
+/* What the agent's files share: agent.c (the loop), agent_start.c, agent_child.c, agent_news.c. */
 #ifndef LAUNCHER_INTERNAL_H
 #define LAUNCHER_INTERNAL_H
 
@@ -58,10 +58,10 @@ enum agent_source {
 struct agent_child {
 	uint32_t rank; /* or LINK_RANK_DAEMON */
 	pid_t pid;
-	int pidfd, exec_fd, out_fd, err_fd, report_fd; /* -1 when closed */
-	bool alive;                                    /* not yet reaped */
-	bool announced;                                /* has sent REPORT_FAILURE */
-	bool starting;                                 /* exec is not known to have worked */
+	int pidfd, exec_fd, out_fd, err_fd, report_fd, news_fd; /* -1 when closed */
+	bool alive;                                             /* not yet reaped */
+	bool announced;                                         /* has sent REPORT_FAILURE */
+	bool starting; /* exec is not known to have worked */
 	enum link_ours ours;
 	int status; /* once it ended: its exit code, or 128 + signal */
 	uint64_t started_ns;
@@ -92,6 +92,9 @@ struct agent {
 	char socket[128];             /* of the daemon; "" when there is none */
 	unsigned alive;               /* workers not yet reaped */
 
+	bool id_sent, id_taken; /* rank 0's id went to dsrun; dsrun's came, and was passed on */
+	bool failure_told;      /* workers know that a rank has failed */
+
 	bool failed; /* a first failure is recorded */
 	uint32_t failed_rank;
 	uint64_t failed_at_ns;
@@ -112,6 +115,16 @@ void agent_put(struct agent *a, enum link_type type, uint32_t rank, const void *
 
 /* agent_start.c: everything from the job's text to running processes. */
 int agent_start(struct agent *a, const char *text, size_t len, struct err *err);
+
+/* agent_news.c: what ranks must know of each other. */
+
+/* Rank 0's id, on its way to dsrun. `rank` is who sent it. -EPROTO when it must not have. */
+int agent_news_report_id(struct agent *a, uint32_t rank, const char *text, size_t len);
+/* LINK_COMM_ID and LINK_FAILED from dsrun, to the workers. */
+int agent_news_take_id(struct agent *a, const struct link_frame *frame, struct err *err);
+int agent_news_take_failed(struct agent *a, const struct link_frame *frame, struct err *err);
+/* Tells the workers that a rank has failed, unless they know of one. */
+void agent_news_failed(struct agent *a, uint32_t rank);
 
 /* agent_child.c */
 void agent_child_init(struct agent_child *child, uint32_t rank);

@@ -9,11 +9,15 @@
  *   JOB      launch text    ->
  *   SIGNAL   a signal       ->          to every worker
  *   KILL                    ->          everything, at once
+ *   COMM_ID  an id          ->          what the ranks meet by, for every worker
+ *   FAILED                  ->          a rank has failed somewhere, for every worker
  *                           <- NOTICE   a line for the user
  *                           <- STARTED  a rank runs
  *                           <- OUTPUT   bytes of a rank's stdout or stderr
  *                           <- REPORT   a rank's report (offload/job.h)
- *                           <- FAILURE  the first failure of this host, once
+ *                           <- COMM_ID  rank 0's id, once: dsrun sends it to every agent
+ *                           <- FAILURE  the first failure of this host, once: when it is a rank's,
+ *                                       dsrun tells every agent that it has FAILED
  *                           <- EXITED   how a rank, or the private daemon, ended
  *                           <- DONE     nothing is left
  *   end of file: the other side is gone
@@ -26,10 +30,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "comm/comm.h"
 #include "common/err.h"
 
 #define LINK_MAGIC      0x6b6e6c64u /* "dlnk" */
-#define LINK_VERSION    1u
+#define LINK_VERSION    2u
 #define LINK_BYTES_MAX  (1u << 20)
 #define LINK_HOST_BYTES 64u
 #define LINK_SET_BYTES  256u
@@ -50,6 +55,8 @@ enum link_type {
 	LINK_FAILURE,
 	LINK_EXITED,
 	LINK_DONE,
+	LINK_COMM_ID,
+	LINK_FAILED, /* no payload: the rank is the head's */
 	LINK_TYPE_COUNT,
 };
 
@@ -96,6 +103,10 @@ struct link_exited {
 	uint32_t oom;   /* 1: the kernel's log says that it killed it for lack of memory */
 	uint32_t pad;
 	uint64_t started_ns, at_ns;
+};
+
+struct link_comm_id {
+	uint8_t id[COMM_ID_BYTES];
 };
 
 /* The strongest that the agent had sent to a process before it ended. */

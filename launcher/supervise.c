@@ -79,6 +79,7 @@ struct super {
 	struct spawned agent; /* pid 0 once reaped */
 	int agent_status;     /* of waitpid, once reaped */
 	bool agent_reaped, done, abandoned;
+	bool has_id; /* rank 0's id has come, and went to every agent */
 	uint32_t left;
 	int to_agent, from_agent, agent_err, signal_fd;
 	struct link_in in;
@@ -109,16 +110,23 @@ static void lose(struct super *s, const struct err *err)
 	post(s, SUPER_EV_LOST);
 }
 
-static void put(struct super *s, enum link_type type, const void *head, size_t head_bytes,
-		const void *text, size_t text_bytes)
+/* To every agent: today there is one. */
+static void put_of(struct super *s, uint32_t rank, enum link_type type, const void *head,
+		   size_t head_bytes, const void *text, size_t text_bytes)
 {
 	struct err err = {0};
-	int rc = link_put(&s->out, type, LINK_RANK_NONE, head, head_bytes, text, text_bytes);
+	int rc = link_put(&s->out, type, rank, head, head_bytes, text, text_bytes);
 
 	if (rc < 0) {
 		err_sys(&err, rc, "link");
 		lose(s, &err);
 	}
+}
+
+static void put(struct super *s, enum link_type type, const void *head, size_t head_bytes,
+		const void *text, size_t text_bytes)
+{
+	put_of(s, LINK_RANK_NONE, type, head, head_bytes, text, text_bytes);
 }
 
 /* ---- actions ---- */
@@ -278,6 +286,33 @@ static int take_hello(struct super *s, const struct link_frame *frame, struct er
 	return 0;
 }
 
+/* Rank 0's worker has made what the ranks meet by: all agents get it, for all ranks. */
+static int take_comm_id(struct super *s, const struct link_frame *frame, struct err *err)
+{
+	struct link_comm_id id;
+	int rc = link_take(frame, &id, sizeof(id), NULL, NULL, err);
+
+	if (rc < 0)
+		return rc;
+	if (frame->head.rank != 0 || s->has_id)
+		return err_set(err, ERR_PROTOCOL, "link: %s id of the collectives, from rank %u",
+			       s->has_id ? "a second" : "an", frame->head.rank);
+	s->has_id = true;
+	put(s, LINK_COMM_ID, &id, sizeof(id), NULL, 0);
+	return 0;
+}
+
+/* The agent has told its own workers, and takes no notice; those of other hosts pass it on. */
+static int take_failure(struct super *s, const struct link_frame *frame, struct err *err)
+{
+	int rc = view_take(s->view, frame, err);
+
+	post(s, SUPER_EV_FAILURE);
+	if (rc == 0 && frame->head.rank < s->view->world)
+		put_of(s, frame->head.rank, LINK_FAILED, NULL, 0, NULL, 0);
+	return rc;
+}
+
 static int take_frame(struct super *s, const struct link_frame *frame, struct err *err)
 {
 	struct link_done done;
@@ -292,8 +327,9 @@ static int take_frame(struct super *s, const struct link_frame *frame, struct er
 		post(s, SUPER_EV_DONE);
 		return rc;
 	case LINK_FAILURE:
-		post(s, SUPER_EV_FAILURE);
-		return view_take(s->view, frame, err);
+		return take_failure(s, frame, err);
+	case LINK_COMM_ID:
+		return take_comm_id(s, frame, err);
 	default:
 		return view_take(s->view, frame, err);
 	}

@@ -18,6 +18,7 @@ enum job_fd {
 	JOB_FD_JOB = 3,    /* memfd: the text of struct job */
 	JOB_FD_COMM = 4,   /* memfd of comm_shm_bytes(world); passed when world is 1 too */
 	JOB_FD_REPORT = 5, /* pipe: reports, see below */
+	JOB_FD_NEWS = 6,   /* pipe: comm/news.h; passed to every worker, read where NCCL is used */
 };
 
 struct job {
@@ -56,6 +57,8 @@ enum report_type {
 	REPORT_LIVE,     /* the state of things for a terminal's live line: every step */
 	REPORT_SUMMARY,  /* one JSON object: what goes into --summary; rank 0, once */
 	REPORT_FAILURE,  /* why this rank is about to exit: one line */
+	REPORT_COMM_ID,  /* what the ranks are to meet by, as comm_id_format has it; rank 0, once */
+	REPORT_TYPE_COUNT,
 };
 
 /* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks on a full pipe. */

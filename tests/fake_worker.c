@@ -15,6 +15,8 @@
  *   out TEXT, err TEXT, bare TEXT (no newline), flood KIB (lines of 100), long BYTES (one line)
  *   note, step, live, summary, fail TEXT          reports
  *   nonsense          bytes that are no report
+ *   id TEXT           reports TEXT as the id of the collectives; without TEXT, one that is right
+ *   news              waits for news and prints it to standard output
  *   check             its descriptors and environment, or exits 99
  *   binary            all 256 bytes and a newline
  *   daemon            connects, waits until the daemon hangs up, reports failure, exits 69
@@ -38,6 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/news.h"
 #include "offload/job.h"
 
 static void must(bool fine, const char *what)
@@ -170,23 +173,46 @@ static void binary(void)
 	must(write(1, all, sizeof(all)) == sizeof(all), "binary");
 }
 
-/* Exactly descriptors 0 to 5, of the kinds that offload/job.h says, and the environment. */
+static void report_id(const char *text)
+{
+	char right[COMM_ID_TEXT_BYTES];
+
+	for (size_t i = 0; i < sizeof(right) - 1; i++)
+		right[i] = "0123456789abcdef"[i * 7 % 16];
+	right[sizeof(right) - 1] = '\0';
+	report(REPORT_COMM_ID, *text ? text : right);
+}
+
+static void news(void)
+{
+	struct comm_news got;
+
+	must(read(JOB_FD_NEWS, &got, sizeof(got)) == (ssize_t)sizeof(got), "news");
+	if (got.type == COMM_NEWS_ID)
+		dprintf(1, "id %02x%02x%02x..%02x\n", got.id[0], got.id[1], got.id[2],
+			got.id[COMM_ID_BYTES - 1]);
+	else
+		dprintf(1, "news %u of rank %u\n", got.type, got.rank);
+}
+
+/* Exactly descriptors 0 to 6, of the kinds that offload/job.h says, and the environment. */
 static void check(void)
 {
-	static const mode_t kinds[] = {S_IFCHR, S_IFIFO, S_IFIFO, S_IFREG, S_IFREG, S_IFIFO};
+	static const mode_t kinds[] = {S_IFCHR, S_IFIFO, S_IFIFO, S_IFREG,
+				       S_IFREG, S_IFIFO, S_IFIFO};
 	DIR *dir = opendir("/proc/self/fd");
 	struct dirent *entry;
 	struct stat st;
 	sigset_t mask;
 	char text[1 << 16];
 
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < 7; i++)
 		must(fstat(i, &st) == 0 && (st.st_mode & S_IFMT) == kinds[i], "descriptor");
 	must(dir != NULL, "opendir");
 	while ((entry = readdir(dir)) != NULL) {
 		int fd = atoi(entry->d_name);
 
-		must(entry->d_name[0] == '.' || fd < 6 || fd == dirfd(dir), "one too many");
+		must(entry->d_name[0] == '.' || fd < 7 || fd == dirfd(dir), "one too many");
 	}
 	closedir(dir);
 	must(read(JOB_FD_JOB, text, sizeof(text)) > 0 && strstr(text, "config_text"), "job");
@@ -291,6 +317,10 @@ static void run(char *command)
 		report(REPORT_FAILURE, rest);
 	else if (!strcmp(command, "nonsense"))
 		must(write(JOB_FD_REPORT, "all work and no play", 20) == 20, "nonsense");
+	else if (!strcmp(command, "id"))
+		report_id(rest);
+	else if (!strcmp(command, "news"))
+		news();
 	else if (!strcmp(command, "check"))
 		check();
 	else if (!strcmp(command, "daemon"))

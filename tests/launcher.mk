@@ -8,3 +8,6 @@ TESTS             += t_launcher_output
 t_launcher_output_SRCS := tests/launcher_bed.c
 TESTS             += t_launcher_parts
 t_launcher_parts_USES := launcher offload comm nvme kernels common
+TESTS             += t_launcher_news
+t_launcher_news_SRCS := tests/launcher_bed.c
+t_launcher_news_USES := launcher offload comm nvme kernels common

@@ -1,6 +1,7 @@
 /*
  * dsworker: one rank of a training job. Started by dsrun's agent with a job on descriptor 3, the
- * ranks' shared segment on 4 and the report pipe on 5 (offload/job.h); run.c tells the rest.
+ * ranks' shared segment on 4, the report pipe on 5 and news of other ranks on 6 (offload/job.h);
+ * run.c tells the rest.
  *
  * Exit status: 0 when the schedule is done or a user asked to stop; else that of the error, as
  * dsrun(1) lists them.
