@@ -1,4 +1,4 @@
-/* GELU on the cpu device. */
+/* GELU and SwiGLU on the cpu device. */
 #include "kernels/activation.h"
 
 #include "kernels/internal.h"
@@ -14,7 +14,7 @@ static size_t piece_count(size_t part, size_t count)
 	return left < PIECE ? left : PIECE;
 }
 
-static void forward_piece(void *arg, size_t part, unsigned worker)
+static void gelu_forward_piece(void *arg, size_t part, unsigned worker)
 {
 	const struct gelu *g = arg;
 	size_t i = part * PIECE;
@@ -28,10 +28,10 @@ void cpu_gelu_forward(struct cpu_team *team, const void *args)
 {
 	const struct gelu *g = args;
 
-	cpu_team_run(team, forward_piece, (void *)g, parts_of(g->count, PIECE));
+	cpu_team_run(team, gelu_forward_piece, (void *)g, parts_of(g->count, PIECE));
 }
 
-static void backward_piece(void *arg, size_t part, unsigned worker)
+static void gelu_backward_piece(void *arg, size_t part, unsigned worker)
 {
 	const struct gelu *g = arg;
 	size_t i = part * PIECE;
@@ -45,5 +45,43 @@ void cpu_gelu_backward(struct cpu_team *team, const void *args)
 {
 	const struct gelu *g = args;
 
-	cpu_team_run(team, backward_piece, (void *)g, parts_of(g->count, PIECE));
+	cpu_team_run(team, gelu_backward_piece, (void *)g, parts_of(g->count, PIECE));
+}
+
+/* SwiGLU's rows are twice as wide as its results: rows are shared out, at least one. */
+static size_t rows_piece(const struct swiglu *s)
+{
+	return s->width < PIECE ? PIECE / s->width : 1;
+}
+
+static void swiglu_forward_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct swiglu *s = arg;
+	size_t piece = rows_piece(s), begin = part * piece;
+
+	(void)worker;
+	simd_get()->swiglu_forward(s, begin, smaller(begin + piece, s->rows));
+}
+
+void cpu_swiglu_forward(struct cpu_team *team, const void *args)
+{
+	const struct swiglu *s = args;
+
+	cpu_team_run(team, swiglu_forward_rows, (void *)s, parts_of(s->rows, rows_piece(s)));
+}
+
+static void swiglu_backward_rows(void *arg, size_t part, unsigned worker)
+{
+	const struct swiglu *s = arg;
+	size_t piece = rows_piece(s), begin = part * piece;
+
+	(void)worker;
+	simd_get()->swiglu_backward(s, begin, smaller(begin + piece, s->rows));
+}
+
+void cpu_swiglu_backward(struct cpu_team *team, const void *args)
+{
+	const struct swiglu *s = args;
+
+	cpu_team_run(team, swiglu_backward_rows, (void *)s, parts_of(s->rows, rows_piece(s)));
 }

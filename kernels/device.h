@@ -121,9 +121,9 @@ void device_host(struct device_stream *stream, device_host_fn *fn, void *arg);
 double device_stream_busy(struct device_stream *stream);
 
 /*
- * Operations are enqueued by the typed functions of linear.h, norm.h, attention.h, activation.h,
- * embedding.h, loss.h, vector.h and adam.h, all of which come down to this: the arguments are
- * copied, the backend's table maps `op` to code. Not called from outside kernels/.
+ * Operations are enqueued by the typed functions of linear.h, norm.h, rotary.h, attention.h,
+ * activation.h, embedding.h, loss.h, vector.h and adam.h, all of which come down to this: the
+ * arguments are copied, the backend's table maps `op` to code. Not called from outside kernels/.
  */
 enum device_op {
 	OP_LINEAR_FORWARD,
@@ -131,10 +131,15 @@ enum device_op {
 	OP_LINEAR_BACKWARD_WEIGHT,
 	OP_LAYERNORM_FORWARD,
 	OP_LAYERNORM_BACKWARD,
+	OP_RMSNORM_FORWARD,
+	OP_RMSNORM_BACKWARD,
+	OP_ROTARY,
 	OP_ATTENTION_FORWARD,
 	OP_ATTENTION_BACKWARD,
 	OP_GELU_FORWARD,
 	OP_GELU_BACKWARD,
+	OP_SWIGLU_FORWARD,
+	OP_SWIGLU_BACKWARD,
 	OP_EMBEDDING_FORWARD,
 	OP_EMBEDDING_BACKWARD,
 	OP_CROSS_ENTROPY,

@@ -10,11 +10,6 @@
 #define ROWS_PIECE    32u
 #define COLUMNS_PIECE 256u
 
-static size_t smaller(size_t a, size_t b)
-{
-	return a < b ? a : b;
-}
-
 static void forward_rows(void *arg, size_t part, unsigned worker)
 {
 	const struct embedding *e = arg;

@@ -85,10 +85,15 @@ void cpu_linear_backward_input(struct cpu_team *team, const void *args);
 void cpu_linear_backward_weight(struct cpu_team *team, const void *args);
 void cpu_layernorm_forward(struct cpu_team *team, const void *args);
 void cpu_layernorm_backward(struct cpu_team *team, const void *args);
+void cpu_rmsnorm_forward(struct cpu_team *team, const void *args);
+void cpu_rmsnorm_backward(struct cpu_team *team, const void *args);
+void cpu_rotary(struct cpu_team *team, const void *args);
 void cpu_attention_forward(struct cpu_team *team, const void *args);
 void cpu_attention_backward(struct cpu_team *team, const void *args);
 void cpu_gelu_forward(struct cpu_team *team, const void *args);
 void cpu_gelu_backward(struct cpu_team *team, const void *args);
+void cpu_swiglu_forward(struct cpu_team *team, const void *args);
+void cpu_swiglu_backward(struct cpu_team *team, const void *args);
 void cpu_embedding_forward(struct cpu_team *team, const void *args);
 void cpu_embedding_backward(struct cpu_team *team, const void *args);
 void cpu_cross_entropy(struct cpu_team *team, const void *args);
@@ -108,6 +113,11 @@ size_t cpu_attention_scratch_count(size_t seq, size_t head_dim);
 int blas_load(struct err *err);
 void blas_sgemm(bool a_transposed, bool b_transposed, size_t m, size_t n, size_t k, const float *a,
 		size_t a_row, const float *b, size_t b_row, float beta, float *c, size_t c_row);
+
+static inline size_t smaller(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
 
 /* Parts of `piece` elements that make up `count`. */
 static inline size_t parts_of(size_t count, size_t piece)

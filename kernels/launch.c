@@ -13,12 +13,16 @@
 #include "kernels/linear.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
+#include "kernels/rotary.h"
 #include "kernels/vector.h"
 
 _Static_assert(sizeof(struct linear) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct layernorm) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct rmsnorm) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct rotary) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct attention) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct gelu) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct swiglu) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct embedding) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct cross_entropy) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct vector) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
@@ -75,6 +79,29 @@ void layernorm_backward(struct device_stream *stream, const struct layernorm *l)
 	device_launch(stream, OP_LAYERNORM_BACKWARD, l, sizeof(*l));
 }
 
+void rmsnorm_forward(struct device_stream *stream, const struct rmsnorm *n)
+{
+	assert(n->width > 0);
+	act_check(stream, n->act);
+	device_launch(stream, OP_RMSNORM_FORWARD, n, sizeof(*n));
+}
+
+void rmsnorm_backward(struct device_stream *stream, const struct rmsnorm *n)
+{
+	assert(n->width > 0);
+	act_check(stream, n->act);
+	assert(!n->dx_act || stream->device->config.type != DEVICE_CPU);
+	device_launch(stream, OP_RMSNORM_BACKWARD, n, sizeof(*n));
+}
+
+void rotary(struct device_stream *stream, const struct rotary *r)
+{
+	assert(r->heads > 0 && r->head_dim > 0 && r->head_dim % 2 == 0);
+	assert(r->row >= r->heads * r->head_dim);
+	act_check(stream, r->act);
+	device_launch(stream, OP_ROTARY, r, sizeof(*r));
+}
+
 size_t attention_scratch_count(enum device_type type, size_t batch, size_t seq, size_t heads,
 			       size_t head_dim, unsigned threads)
 {
@@ -115,6 +142,20 @@ void gelu_backward(struct device_stream *stream, const struct gelu *g)
 {
 	act_check(stream, g->act);
 	device_launch(stream, OP_GELU_BACKWARD, g, sizeof(*g));
+}
+
+void swiglu_forward(struct device_stream *stream, const struct swiglu *s)
+{
+	assert(s->width > 0);
+	act_check(stream, s->act);
+	device_launch(stream, OP_SWIGLU_FORWARD, s, sizeof(*s));
+}
+
+void swiglu_backward(struct device_stream *stream, const struct swiglu *s)
+{
+	assert(s->width > 0);
+	act_check(stream, s->act);
+	device_launch(stream, OP_SWIGLU_BACKWARD, s, sizeof(*s));
 }
 
 void embedding_forward(struct device_stream *stream, const struct embedding *e)

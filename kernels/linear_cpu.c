@@ -36,11 +36,6 @@ struct product {
 	size_t tiles_across;
 };
 
-static size_t smaller(size_t a, size_t b)
-{
-	return a < b ? a : b;
-}
-
 static void product_tile(void *arg, size_t part, unsigned worker)
 {
 	const struct product *p = arg;

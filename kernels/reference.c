@@ -92,6 +92,62 @@ void reference_layernorm_backward(const struct reference_layernorm *l)
 	}
 }
 
+void reference_rmsnorm_forward(const struct reference_rmsnorm *l)
+{
+	for (size_t r = 0; r < l->rows; r++) {
+		const double *x = l->x + r * l->width;
+		double square = 0;
+
+		for (size_t j = 0; j < l->width; j++)
+			square += x[j] * x[j] / (double)l->width;
+		l->rstd[r] = 1 / sqrt(square + l->eps);
+		for (size_t j = 0; j < l->width; j++)
+			l->y[r * l->width + j] = x[j] * l->rstd[r] * l->gain[j];
+	}
+}
+
+void reference_rmsnorm_backward(const struct reference_rmsnorm *l)
+{
+	for (size_t r = 0; r < l->rows; r++) {
+		const double *x = l->x + r * l->width, *dy = l->dy + r * l->width;
+		double mean_dh = 0;
+
+		for (size_t j = 0; j < l->width; j++) {
+			double h = x[j] * l->rstd[r];
+
+			mean_dh += dy[j] * l->gain[j] * h / (double)l->width;
+			if (l->dgain)
+				l->dgain[j] += dy[j] * h;
+		}
+		for (size_t j = 0; l->dx && j < l->width; j++) {
+			double h = x[j] * l->rstd[r];
+
+			l->dx[r * l->width + j] += l->rstd[r] * (dy[j] * l->gain[j] - h * mean_dh);
+		}
+	}
+}
+
+static void rotary_head(double *x, size_t dim, double position, double theta, bool inverse)
+{
+	for (size_t j = 0; j < dim / 2; j++) {
+		double angle = position / pow(theta, (double)j / (double)(dim / 2));
+		double a = x[j], b = x[j + dim / 2];
+
+		if (inverse)
+			angle = -angle;
+		x[j] = a * cos(angle) - b * sin(angle);
+		x[j + dim / 2] = b * cos(angle) + a * sin(angle);
+	}
+}
+
+void reference_rotary(const struct reference_rotary *r)
+{
+	for (size_t i = 0; i < r->batch * r->seq; i++)
+		for (size_t n = 0; n < r->heads; n++)
+			rotary_head(r->x + i * r->row + n * r->head_dim, r->head_dim,
+				    (double)(i % r->seq), r->theta, r->inverse);
+}
+
 /* One head of one sequence: rows of q, k, v and of out. */
 struct head {
 	size_t seq, dim, in_row, out_row, qkv_at, out_at, lse_at;
@@ -218,6 +274,32 @@ double reference_gelu_slope(double x)
 	double du = 0.79788456080286535588 * (1 + 3 * 0.044715 * x * x);
 
 	return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du;
+}
+
+void reference_swiglu_forward(const struct reference_swiglu *s)
+{
+	for (size_t r = 0; r < s->rows; r++) {
+		const double *gate = s->x + r * 2 * s->width, *up = gate + s->width;
+
+		for (size_t j = 0; j < s->width; j++)
+			s->y[r * s->width + j] = gate[j] / (1 + exp(-gate[j])) * up[j];
+	}
+}
+
+void reference_swiglu_backward(const struct reference_swiglu *s)
+{
+	for (size_t r = 0; r < s->rows; r++) {
+		const double *gate = s->x + r * 2 * s->width, *up = gate + s->width;
+		const double *dy = s->dy + r * s->width;
+		double *dgate = s->dx + r * 2 * s->width, *dup = dgate + s->width;
+
+		for (size_t j = 0; j < s->width; j++) {
+			double sigmoid = 1 / (1 + exp(-gate[j])), u = up[j];
+
+			dup[j] = dy[j] * gate[j] * sigmoid;
+			dgate[j] = dy[j] * u * sigmoid * (1 + gate[j] * (1 - sigmoid));
+		}
+	}
 }
 
 void reference_embedding_forward(const struct reference_embedding *e)

@@ -31,6 +31,25 @@ struct reference_layernorm {
 void reference_layernorm_forward(const struct reference_layernorm *l);
 void reference_layernorm_backward(const struct reference_layernorm *l);
 
+struct reference_rmsnorm {
+	size_t rows, width;
+	double eps;
+	const double *gain, *x, *dy;
+	double *y, *rstd;   /* written by forward */
+	double *dx, *dgain; /* backward: added to */
+};
+void reference_rmsnorm_forward(const struct reference_rmsnorm *l);
+void reference_rmsnorm_backward(const struct reference_rmsnorm *l);
+
+/* With angles of its own, not those of rotary_host_table. */
+struct reference_rotary {
+	size_t batch, seq, heads, head_dim, row;
+	double theta;
+	bool inverse;
+	double *x; /* in place */
+};
+void reference_rotary(const struct reference_rotary *r);
+
 struct reference_attention {
 	size_t batch, seq, heads, head_dim;
 	const double *qkv, *dout;
@@ -42,6 +61,15 @@ void reference_attention_backward(const struct reference_attention *a);
 
 double reference_gelu(double x);
 double reference_gelu_slope(double x);
+
+struct reference_swiglu {
+	size_t rows, width;
+	const double *x, *dy;
+	double *y;  /* forward */
+	double *dx; /* backward: overwritten */
+};
+void reference_swiglu_forward(const struct reference_swiglu *s);
+void reference_swiglu_backward(const struct reference_swiglu *s);
 
 struct reference_embedding {
 	size_t batch, seq, width;

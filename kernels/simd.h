@@ -11,10 +11,12 @@
 #include <stdint.h>
 
 #include "common/cpu.h"
+#include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/dtype.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
+#include "kernels/rotary.h"
 
 struct simd {
 	/* out = a + b */
@@ -38,6 +40,15 @@ struct simd {
 	void (*layernorm_backward_rows)(const struct layernorm *l, size_t begin, size_t end);
 	/* dgain and dbias of columns begin..end */
 	void (*layernorm_backward_columns)(const struct layernorm *l, size_t begin, size_t end);
+	void (*rmsnorm_forward)(const struct rmsnorm *n, size_t begin, size_t end);
+	void (*rmsnorm_backward_rows)(const struct rmsnorm *n, size_t begin, size_t end);
+	/* dgain of columns begin..end */
+	void (*rmsnorm_backward_columns)(const struct rmsnorm *n, size_t begin, size_t end);
+	/* Rows begin..end */
+	void (*swiglu_forward)(const struct swiglu *s, size_t begin, size_t end);
+	void (*swiglu_backward)(const struct swiglu *s, size_t begin, size_t end);
+	/* Tokens begin..end of all sequences, one behind the other */
+	void (*rotary)(const struct rotary *r, size_t begin, size_t end);
 	/* Returns -log p(target) of a row, and leaves its gradient when asked to */
 	double (*cross_entropy)(const struct cross_entropy *c, size_t row);
 	/* One (batch, head); scratch as attention_scratch_count for one thread */

@@ -148,7 +148,7 @@ VEC_INLINE struct vec gelu_exp(struct vec x, struct vec x2)
 	return vec_exp(vec_min(vec_set(87.0f), vec_mul(u, x)));
 }
 
-static void gelu_forward(float *y, const float *x, size_t count)
+static void gelu_forward_count(float *y, const float *x, size_t count)
 {
 	const struct vec one = vec_set(1.0f);
 
@@ -162,7 +162,7 @@ static void gelu_forward(float *y, const float *x, size_t count)
 }
 
 /* dy/dx = s + x s (1 - s) 2u', and 1 - s = e^-2u s. */
-static void gelu_backward(float *dx, const float *dy, const float *x, size_t count)
+static void gelu_backward_count(float *dx, const float *dy, const float *x, size_t count)
 {
 	const struct vec one = vec_set(1.0f);
 
@@ -176,6 +176,55 @@ static void gelu_backward(float *dx, const float *dy, const float *x, size_t cou
 		struct vec d = vec_mul(s, vec_add(one, t));
 
 		store_lanes(dx + i, vec_mul(d, load_lanes(dy + i, n)), n);
+	}
+}
+
+/*
+ * silu(g) = g s with s = 1 / (1 + e^-g), bounded as in GELU above: e^-g, the exponent at most 87.
+ */
+VEC_INLINE struct vec silu_exp(struct vec g)
+{
+	return vec_exp(vec_min(vec_set(87.0f), vec_mul(g, vec_set(-1.0f))));
+}
+
+static void swiglu_forward_rows(const struct swiglu *s, size_t begin, size_t end)
+{
+	const struct vec one = vec_set(1.0f);
+
+	for (size_t i = begin; i < end; i++) {
+		const float *gate = (const float *)s->x + i * 2 * s->width, *up = gate + s->width;
+		float *y = (float *)s->y + i * s->width;
+
+		for (size_t j = 0; j < s->width; j += VEC_LANES) {
+			size_t n = lanes_at(j, s->width);
+			struct vec g = load_lanes(gate + j, n);
+			struct vec a = vec_div(g, vec_add(one, silu_exp(g)));
+
+			store_lanes(y + j, vec_mul(a, load_lanes(up + j, n)), n);
+		}
+	}
+}
+
+/* silu'(g) = s + g s (1 - s), and 1 - s = e^-g s. All of a lane is read before it is written. */
+static void swiglu_backward_rows(const struct swiglu *s, size_t begin, size_t end)
+{
+	const struct vec one = vec_set(1.0f);
+
+	for (size_t i = begin; i < end; i++) {
+		const float *gate = (const float *)s->x + i * 2 * s->width, *up = gate + s->width;
+		const float *dy = (const float *)s->dy + i * s->width;
+		float *dgate = (float *)s->dx + i * 2 * s->width, *dup = dgate + s->width;
+
+		for (size_t j = 0; j < s->width; j += VEC_LANES) {
+			size_t n = lanes_at(j, s->width);
+			struct vec g = load_lanes(gate + j, n), u = load_lanes(up + j, n);
+			struct vec d = load_lanes(dy + j, n), e = silu_exp(g);
+			struct vec r = vec_div(one, vec_add(one, e));
+			struct vec slope = vec_mul(r, vec_fma(vec_mul(e, r), g, one));
+
+			store_lanes(dgate + j, vec_mul(vec_mul(d, u), slope), n);
+			store_lanes(dup + j, vec_mul(d, vec_mul(g, r)), n);
+		}
 	}
 }
 
@@ -278,6 +327,116 @@ static void layernorm_backward_columns(const struct layernorm *l, size_t begin, 
 			store_lanes(l->dgain + j, vec_fma(d, h, gain), n);
 			store_lanes(l->dbias + j, vec_add(bias, d), n);
 		}
+	}
+}
+
+VEC_INLINE float row_mean_square(const float *x, size_t width)
+{
+	struct vec acc = vec_set(0.0f);
+
+	for (size_t j = 0; j < width; j += VEC_LANES) {
+		struct vec v = load_lanes(x + j, lanes_at(j, width));
+
+		acc = vec_fma(v, v, acc);
+	}
+	return vec_sum(acc) / (float)width;
+}
+
+static void rmsnorm_forward_rows(const struct rmsnorm *l, size_t begin, size_t end)
+{
+	for (size_t i = begin; i < end; i++) {
+		const float *x = l->x + i * l->width;
+		float *y = (float *)l->y + i * l->width;
+		float rstd = 1.0f / sqrtf(row_mean_square(x, l->width) + l->eps);
+		struct vec r = vec_set(rstd);
+
+		for (size_t j = 0; j < l->width; j += VEC_LANES) {
+			size_t n = lanes_at(j, l->width);
+			struct vec h = vec_mul(load_lanes(x + j, n), r);
+
+			store_lanes(y + j, vec_mul(h, load_param(l->gain, l->type, j, n)), n);
+		}
+		l->rstd[i] = rstd;
+	}
+}
+
+/* With h = x rstd and d = dy gain: dx += rstd (d - h mean(d h)). */
+static void rmsnorm_backward_rows(const struct rmsnorm *l, size_t begin, size_t end)
+{
+	for (size_t i = begin; i < end; i++) {
+		const float *x = l->x + i * l->width;
+		const float *dy = (const float *)l->dy + i * l->width;
+		float *dx = l->dx + i * l->width;
+		struct vec r = vec_set(l->rstd[i]), sum_dh = vec_set(0.0f);
+
+		for (size_t j = 0; j < l->width; j += VEC_LANES) {
+			size_t n = lanes_at(j, l->width);
+			struct vec h = vec_mul(load_lanes(x + j, n), r);
+			struct vec g = load_param(l->gain, l->type, j, n);
+
+			sum_dh = vec_fma(vec_mul(load_lanes(dy + j, n), g), h, sum_dh);
+		}
+		sum_dh = vec_set(vec_sum(sum_dh) / (float)l->width);
+		for (size_t j = 0; j < l->width; j += VEC_LANES) {
+			size_t n = lanes_at(j, l->width);
+			struct vec h = vec_mul(load_lanes(x + j, n), r);
+			struct vec g = load_param(l->gain, l->type, j, n);
+			struct vec d = vec_mul(load_lanes(dy + j, n), g);
+
+			d = vec_sub(d, vec_mul(h, sum_dh));
+			store_lanes(dx + j, vec_fma(r, d, load_lanes(dx + j, n)), n);
+		}
+	}
+}
+
+static void rmsnorm_backward_columns(const struct rmsnorm *l, size_t begin, size_t end)
+{
+	for (size_t i = 0; i < l->rows; i++) {
+		const float *x = l->x + i * l->width;
+		const float *dy = (const float *)l->dy + i * l->width;
+		struct vec r = vec_set(l->rstd[i]);
+
+		for (size_t j = begin; j < end; j += VEC_LANES) {
+			size_t n = lanes_at(j, end);
+			struct vec h = vec_mul(load_lanes(x + j, n), r);
+			struct vec gain = load_lanes(l->dgain + j, n);
+
+			store_lanes(l->dgain + j, vec_fma(load_lanes(dy + j, n), h, gain), n);
+		}
+	}
+}
+
+/* Pairs j.. of every head of a token. */
+VEC_INLINE void rotary_pairs(const struct rotary *r, float *x, const float *table, size_t n)
+{
+	size_t half = r->head_dim / 2;
+	float turn[2][VEC_LANES];
+	struct vec c, s;
+
+	for (size_t i = 0; i < n; i++) {
+		turn[0][i] = table[2 * i];
+		turn[1][i] = r->inverse ? -table[2 * i + 1] : table[2 * i + 1];
+	}
+	c = load_lanes(turn[0], n);
+	s = load_lanes(turn[1], n);
+	for (size_t head = 0; head < r->heads; head++, x += r->head_dim) {
+		struct vec a = load_lanes(x, n), b = load_lanes(x + half, n);
+
+		store_lanes(x, vec_sub(vec_mul(a, c), vec_mul(b, s)), n);
+		store_lanes(x + half, vec_fma(b, c, vec_mul(a, s)), n);
+	}
+}
+
+static void rotary_tokens(const struct rotary *r, size_t begin, size_t end)
+{
+	size_t half = r->head_dim / 2;
+
+	for (size_t i = begin; i < end; i++) {
+		float *x = (float *)r->x + i * r->row;
+		const float *table = r->table + i % r->seq * r->head_dim;
+
+		for (size_t j = 0; j < half; j += VEC_LANES)
+			rotary_pairs(r, x + j, table + 2 * j, lanes_at(j, half));
 	}
 }
 
