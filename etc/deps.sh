@@ -26,6 +26,7 @@ libopenblas-dev header cblas.h
 bible-kjv       command -v bible
 '
 check_list='
+g++             cplusplus
 check           header check.h
 libsubunit-dev  library subunit
 mandoc          command -v mandoc
@@ -42,6 +43,9 @@ optional='libsystemd-dev'
 
 header() {
 	echo "#include <$1>" | ${CC:-cc} -E -o /dev/null - 2>/dev/null
+}
+cplusplus() {
+	echo 'int i;' | ${CC:-cc} -x c++ -fsyntax-only - 2>/dev/null
 }
 library() {
 	echo 'int main(void) { return 0; }' | ${CC:-cc} -x c -o /dev/null - "-l$1" 2>/dev/null

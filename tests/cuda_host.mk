@@ -1,0 +1,23 @@
+# CUDA sources compiled as C++ for the host, against tests/cuda_host/ in place of a CUDA toolkit. A
+# test that runs kernels has $(cuda_host_SRCS) and cuda_host/kernels/NAME_cuda.cu among its _SRCS,
+# and $(B)/tests/t_x.o: ROOM_CFLAGS := $(cuda_host_INCLUDE) when it includes CUDA's header itself.
+cuda_host_INCLUDE := -Itests/cuda_host/include
+cuda_host_SRCS    := $(addprefix cuda_host/tests/cuda_host/,block.c cudart_sync.c fiber.c launch.c)
+
+cuda_host_flags = -std=gnu++17 -D_GNU_SOURCE -I. $(cuda_host_INCLUDE) -fno-exceptions -fno-rtti \
+    -fno-threadsafe-statics $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(warn)) -fPIC \
+    -ffp-contract=off -fno-math-errno $(san) $(CFLAGS)
+
+$(B)/cuda_host/%.o: %.cu Makefile tests/cuda_host.mk
+	$(if $(Q),@echo "  C++   $<")
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -x c++ $(cuda_host_flags) -MMD -MP -c -o $@ $<
+$(B)/cuda_host/%.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+$(B)/cuda_host/%.o: %.c Makefile tests/cuda_host.mk
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(c_flags) -MMD -MP -c -o $@ $<
+
+TESTS += t_cuda_shim
+t_cuda_shim_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/shim_kernels.cu
+$(B)/tests/t_cuda_shim.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
