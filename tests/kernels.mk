@@ -1,9 +1,11 @@
-TESTS += t_device t_ops t_grad t_adam
+TESTS += t_device t_ops t_grad t_rotary t_adam
 t_device_USES := kernels common
 t_device_WRAP := calloc mmap pthread_create
 t_ops_USES    := kernels common
 t_ops_SRCS    := tests/kernels_kit.c $(wildcard tests/ops_*.c)
 t_grad_USES   := kernels common
 t_grad_SRCS   := tests/kernels_kit.c
+t_rotary_USES := kernels common
+t_rotary_SRCS := tests/kernels_kit.c
 t_adam_USES   := kernels common
 t_adam_SRCS   := tests/kernels_kit.c

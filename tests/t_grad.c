@@ -18,6 +18,7 @@
 #include "kernels/loss.h"
 #include "kernels/norm.h"
 #include "kernels/reference.h"
+#include "kernels/rotary.h"
 #include "tests/kernels_kit.h"
 
 #define SEED         77001u
@@ -170,6 +171,96 @@ START_TEST(layernorm)
 }
 END_TEST
 
+static double rmsnorm_loss(void *problem)
+{
+	struct reference_rmsnorm *l = problem;
+
+	reference_rmsnorm_forward(l);
+	return weighted(l->dy, l->y, l->rows * l->width);
+}
+
+START_TEST(rmsnorm)
+{
+	const size_t rows = 4, width = 19, n = rows * width;
+	struct kit k;
+	struct rmsnorm l = {.rows = rows, .width = width, .eps = 1e-5f};
+	struct reference_rmsnorm ref = {.rows = rows, .width = width, .eps = (double)1e-5f};
+	double *x, *gain;
+
+	kit_open(&k, MEMORY_BYTES, 1, SEED);
+	l.x = kit_input(&k, DTYPE_F32, n, 2);
+	l.gain = kit_input(&k, DTYPE_F32, width, 1);
+	l.dy = kit_input(&k, DTYPE_F32, n, 1);
+	l.y = zeros(&k, n);
+	l.rstd = zeros(&k, rows);
+	l.dx = zeros(&k, n);
+	l.dgain = zeros(&k, width);
+	ref.x = x = kit_doubles(&k, l.x, DTYPE_F32, n);
+	ref.gain = gain = kit_doubles(&k, l.gain, DTYPE_F32, width);
+	ref.dy = kit_doubles(&k, l.dy, DTYPE_F32, n);
+	ref.y = kit_room(&k, n);
+	ref.rstd = kit_room(&k, rows);
+	ref.dx = kit_room(&k, n);
+	ref.dgain = kit_room(&k, width);
+	rmsnorm_forward(k.stream, &l);
+	rmsnorm_backward(k.stream, &l);
+	kit_sync(&k);
+	reference_rmsnorm_forward(&ref);
+	reference_rmsnorm_backward(&ref);
+	compare("dx", rmsnorm_loss, &ref, x, n, ref.dx, l.dx);
+	compare("dgain", rmsnorm_loss, &ref, gain, width, ref.dgain, l.dgain);
+	kit_close(&k);
+}
+END_TEST
+
+struct rotary_problem {
+	struct reference_rotary forward; /* of y */
+	const double *x, *c;
+	size_t count;
+};
+
+static double rotary_loss(void *problem)
+{
+	struct rotary_problem *p = problem;
+
+	memcpy(p->forward.x, p->x, p->count * sizeof(*p->x));
+	reference_rotary(&p->forward);
+	return weighted(p->c, p->forward.x, p->count);
+}
+
+/* The gradient is the weights, turned back: by the reference and by the device. */
+START_TEST(rotary_gradient)
+{
+	const size_t batch = 2, seq = 9, heads = 2, dim = 6, row = heads * dim;
+	const size_t n = batch * seq * row;
+	struct kit k;
+	struct reference_rotary ref = {
+		.batch = batch, .seq = seq, .heads = heads, .head_dim = dim, .row = row};
+	struct rotary_problem problem = {.count = n};
+	struct rotary r = {.batch = batch, .seq = seq, .heads = heads, .head_dim = dim, .row = row};
+	float *table;
+	double *x;
+
+	kit_open(&k, MEMORY_BYTES, 1, SEED);
+	r.x = kit_sum(&k, n);
+	r.table = table = kit_output(&k, seq * dim * sizeof(float));
+	r.inverse = true;
+	ref.theta = 100;
+	problem.forward = ref;
+	problem.forward.x = kit_room(&k, n);
+	problem.x = x = kit_doubles(&k, kit_input(&k, DTYPE_F32, n, 1), DTYPE_F32, n);
+	problem.c = kit_doubles(&k, r.x, DTYPE_F32, n);
+	ref.inverse = true;
+	ref.x = kit_doubles(&k, r.x, DTYPE_F32, n);
+	rotary_host_table(table, seq, dim, ref.theta);
+	rotary(k.stream, &r);
+	kit_sync(&k);
+	reference_rotary(&ref);
+	compare("dx", rotary_loss, &problem, x, n, ref.x, r.x);
+	kit_close(&k);
+}
+END_TEST
+
 static double attention_loss(void *problem)
 {
 	struct reference_attention *a = problem;
@@ -243,6 +334,38 @@ START_TEST(gelu)
 	for (size_t i = 0; i < g.count; i++)
 		ref.dx[i] = ref.c[i] * reference_gelu_slope(ref.x[i]);
 	compare("dx", gelu_loss, &ref, ref.x, g.count, ref.dx, g.dx);
+	kit_close(&k);
+}
+END_TEST
+
+static double swiglu_loss(void *problem)
+{
+	struct reference_swiglu *s = problem;
+
+	reference_swiglu_forward(s);
+	return weighted(s->dy, s->y, s->rows * s->width);
+}
+
+START_TEST(swiglu)
+{
+	const size_t rows = 3, width = 21, n = rows * width;
+	struct kit k;
+	struct swiglu s = {.rows = rows, .width = width};
+	struct reference_swiglu ref = {.rows = rows, .width = width};
+	double *x;
+
+	kit_open(&k, MEMORY_BYTES, 1, SEED);
+	s.x = kit_input(&k, DTYPE_F32, 2 * n, 5);
+	s.dy = kit_input(&k, DTYPE_F32, n, 1);
+	s.dx = zeros(&k, 2 * n);
+	ref.x = x = kit_doubles(&k, s.x, DTYPE_F32, 2 * n);
+	ref.dy = kit_doubles(&k, s.dy, DTYPE_F32, n);
+	ref.y = kit_room(&k, n);
+	ref.dx = kit_room(&k, 2 * n);
+	swiglu_backward(k.stream, &s);
+	kit_sync(&k);
+	reference_swiglu_backward(&ref);
+	compare("dx", swiglu_loss, &ref, x, 2 * n, ref.dx, s.dx);
 	kit_close(&k);
 }
 END_TEST
@@ -331,8 +454,11 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, linear, 0, 2);
 	tcase_add_test(tc, layernorm);
+	tcase_add_test(tc, rmsnorm);
+	tcase_add_test(tc, rotary_gradient);
 	tcase_add_test(tc, attention);
 	tcase_add_test(tc, gelu);
+	tcase_add_test(tc, swiglu);
 	tcase_add_test(tc, embedding);
 	tcase_add_test(tc, cross_entropy_gradient);
 	suite_add_tcase(suite, tc);
