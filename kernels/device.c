@@ -42,6 +42,32 @@ static const char *const type_names[DEVICE_TYPE_COUNT] = {
 	[DEVICE_CUDA] = "cuda",
 };
 
+/* As a trace shows them. */
+static const char *const op_names[DEVICE_OP_COUNT] = {
+	[OP_LINEAR_FORWARD] = "linear forward",
+	[OP_LINEAR_BACKWARD_INPUT] = "linear backward, input",
+	[OP_LINEAR_BACKWARD_WEIGHT] = "linear backward, weight",
+	[OP_LAYERNORM_FORWARD] = "layernorm forward",
+	[OP_LAYERNORM_BACKWARD] = "layernorm backward",
+	[OP_ATTENTION_FORWARD] = "attention forward",
+	[OP_ATTENTION_BACKWARD] = "attention backward",
+	[OP_GELU_FORWARD] = "gelu forward",
+	[OP_GELU_BACKWARD] = "gelu backward",
+	[OP_EMBEDDING_FORWARD] = "embedding forward",
+	[OP_EMBEDDING_BACKWARD] = "embedding backward",
+	[OP_CROSS_ENTROPY] = "cross entropy",
+	[OP_RMSNORM_FORWARD] = "rmsnorm forward",
+	[OP_RMSNORM_BACKWARD] = "rmsnorm backward",
+	[OP_SWIGLU_FORWARD] = "swiglu forward",
+	[OP_SWIGLU_BACKWARD] = "swiglu backward",
+	[OP_ROTARY] = "rotary",
+	[OP_VECTOR_ADD] = "add",
+	[OP_VECTOR_CONVERT] = "convert",
+	[OP_VECTOR_ACCUMULATE] = "accumulate",
+	[OP_VECTOR_SUMSQ] = "sum of squares",
+	[OP_ADAM] = "adam",
+};
+
 static int error_get(struct device *device, struct err *err);
 
 bool device_built(enum device_type type)
@@ -125,6 +151,86 @@ int device_stream_open(struct device *device, const char *name, struct device_st
 		       struct err *err)
 {
 	return device->backend->stream_open(device, name, ret, err);
+}
+
+int device_stream_trace(struct device_stream *stream, struct trace_lane *lane,
+			struct trace_lane *host, struct err *err)
+{
+	const struct device_backend *backend = stream->device->backend;
+
+	if (!backend->trace)
+		return err_set(err, ERR_CONFIG, "the %s device cannot be traced",
+			       type_names[stream->device->config.type]);
+	stream->lane = lane;
+	stream->host_lane = host;
+	stream->unit = TRACE_NO_UNIT;
+	return backend->trace(stream, err);
+}
+
+void device_stream_unit(struct device_stream *stream, uint32_t unit)
+{
+	stream->unit = unit;
+}
+
+void device_stream_name(struct device_stream *stream, const char *name, uint64_t bytes)
+{
+	stream->work_name = name;
+	stream->work_bytes = bytes;
+}
+
+/* What was begun while nobody recorded is not ended either: a backend sees whole spans only. */
+void device_span_begin(struct device_stream *stream, enum trace_state state, const char *name,
+		       uint64_t bytes)
+{
+	struct device_label label = {name, bytes, stream->unit};
+	bool record = stream->lane && trace_recording(stream->lane);
+
+	assert(stream->spans < DEVICE_SPANS_MAX);
+	stream->span_recorded[stream->spans++] = record;
+	if (record)
+		stream->device->backend->span_begin(stream, state, &label);
+}
+
+void device_span_end(struct device_stream *stream)
+{
+	assert(stream->spans > 0);
+	if (stream->span_recorded[--stream->spans])
+		stream->device->backend->span_end(stream);
+}
+
+void device_trace_collect(struct device *device)
+{
+	if (device->backend->trace_collect)
+		device->backend->trace_collect(device);
+}
+
+struct device_label device_stream_label(struct device_stream *stream, const char *name,
+					uint64_t bytes)
+{
+	struct device_label label = {name, bytes, stream->unit};
+
+	if (stream->work_name) {
+		label.name = stream->work_name;
+		label.bytes = stream->work_bytes;
+		stream->work_name = NULL;
+	}
+	return label;
+}
+
+const char *device_op_name(enum device_op op)
+{
+	return op_names[op] ? op_names[op] : "operation";
+}
+
+const char *device_copy_name(enum device_copy direction)
+{
+	static const char *const names[] = {
+		[DEVICE_COPY_IN] = "copy in",
+		[DEVICE_COPY_OUT] = "copy out",
+		[DEVICE_COPY_WITHIN] = "copy",
+	};
+
+	return names[direction];
 }
 
 int device_stream_sync(struct device_stream *stream, struct err *err)

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/trace.h"
 
 struct device;
 struct device_stream;
@@ -119,6 +120,41 @@ void device_host(struct device_stream *stream, device_host_fn *fn, void *arg);
 
 /* Seconds this stream spent running work (not waiting) since it was opened. */
 double device_stream_busy(struct device_stream *stream);
+
+/*
+ * Tracing. From here on the stream records what it runs in `lane`: each operation, copy and host
+ * function busy, each wait for another stream's event waiting. `host` (NULL: none) belongs to the
+ * thread that enqueues, which then must be the only one: it gets that thread's waits for a full
+ * stream. Called before the first work is enqueued; lanes outlive the device. ERR_CONFIG when the
+ * device cannot; -ENOMEM.
+ */
+int device_stream_trace(struct device_stream *stream, struct trace_lane *lane,
+			struct trace_lane *host, struct err *err);
+
+/* What is enqueued next, until the next call, is about this unit of parameters: TRACE_NO_UNIT. */
+void device_stream_unit(struct device_stream *stream, uint32_t unit);
+
+/*
+ * The one piece of work that is enqueued next has this name (storage that outlives the trace) in
+ * place of its own, and moves so many bytes.
+ */
+void device_stream_name(struct device_stream *stream, const char *name, uint64_t bytes);
+
+/*
+ * Begins and ends an interval of the lane's that holds what the stream runs in between: TRACE_SPAN
+ * to group that, TRACE_BUSY around what a library enqueues on the native stream by itself. They
+ * nest to DEVICE_SPANS_MAX. Nothing happens when nobody records.
+ */
+#define DEVICE_SPANS_MAX 4u
+void device_span_begin(struct device_stream *stream, enum trace_state state, const char *name,
+		       uint64_t bytes);
+void device_span_end(struct device_stream *stream);
+
+/*
+ * Moves to the lanes what the device has measured by a clock of its own; called by the enqueueing
+ * thread now and then, before each taking of events. Nothing to do on cpu.
+ */
+void device_trace_collect(struct device *device);
 
 /*
  * Operations are enqueued by the typed functions of linear.h, norm.h, rotary.h, attention.h,

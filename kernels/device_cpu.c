@@ -13,6 +13,8 @@
  *    callers), hence there is no cycle, and an item always completes: after a failure it is
  *    skipped.
  * 4. A thread holds one stream's or event's lock at a time.
+ * 5. A stream's lane of a trace is written by its thread alone. It reads the lane behind the lock
+ *    under which the first item was enqueued, which is after the lane was set.
  */
 #include "kernels/internal.h"
 
@@ -22,18 +24,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 /* Some ten decoder blocks' worth of operations; past that the engine waits for the device. */
 #define QUEUE_ITEMS 256u
 
-enum item_kind { ITEM_OP, ITEM_COPY, ITEM_ZERO, ITEM_HOST, ITEM_WAIT };
+enum item_kind {
+	ITEM_OP,
+	ITEM_COPY,
+	ITEM_ZERO,
+	ITEM_HOST,
+	ITEM_WAIT,
+	ITEM_SPAN_BEGIN,
+	ITEM_SPAN_END,
+};
 
 struct cpu_stream;
 
 struct item {
 	enum item_kind kind;
 	enum device_op op;
+	struct device_label label;
 	union {
 		_Alignas(16) uint8_t args[DEVICE_ARGS_BYTES_MAX];
 		struct {
@@ -49,7 +59,15 @@ struct item {
 			struct cpu_stream *stream;
 			uint64_t item;
 		} wait;
+		enum trace_state span;
 	} u;
+};
+
+/* A span that the stream is in. */
+struct span {
+	struct device_label label;
+	enum trace_state state;
+	uint64_t began_ns;
 };
 
 struct cpu_stream {
@@ -62,6 +80,8 @@ struct cpu_stream {
 	uint64_t enqueued, completed;
 	bool stop;
 	uint64_t busy_ns;
+	struct span spans[DEVICE_SPANS_MAX]; /* the thread's */
+	unsigned span_count;
 	struct item queue[QUEUE_ITEMS];
 };
 
@@ -111,9 +131,10 @@ static cpu_op_fn *const ops[DEVICE_OP_COUNT] = {
 
 static int arena_map(struct cpu_device *d, struct err *err);
 static void *stream_main(void *arg);
-static struct item *item_begin(struct cpu_stream *s, enum item_kind kind);
+static struct item *item_begin(struct cpu_stream *s, enum item_kind kind, const char *name,
+			       uint64_t bytes);
 static void item_end(struct cpu_stream *s);
-static void wait_for(struct cpu_stream *s, uint64_t item);
+static bool wait_for(struct cpu_stream *s, uint64_t item);
 
 static int cpu_open(const struct device_config *config, struct device **ret, struct err *err)
 {
@@ -364,7 +385,7 @@ static void cpu_stream_wait(struct device_stream *stream, struct device_event *e
 	event_place((struct cpu_event *)event, &other, &item);
 	if (!other || other == s)
 		return; /* a stream is in order with itself */
-	it = item_begin(s, ITEM_WAIT);
+	it = item_begin(s, ITEM_WAIT, NULL, 0);
 	it->u.wait.stream = other;
 	it->u.wait.item = item;
 	item_end(s);
@@ -374,7 +395,7 @@ static void cpu_launch(struct device_stream *stream, enum device_op op, const vo
 		       size_t args_bytes)
 {
 	struct cpu_stream *s = (struct cpu_stream *)stream;
-	struct item *it = item_begin(s, ITEM_OP);
+	struct item *it = item_begin(s, ITEM_OP, device_op_name(op), 0);
 
 	it->op = op;
 	memcpy(it->u.args, args, args_bytes);
@@ -385,9 +406,8 @@ static void cpu_copy(struct device_stream *stream, void *dst, const void *src, s
 		     enum device_copy direction)
 {
 	struct cpu_stream *s = (struct cpu_stream *)stream;
-	struct item *it = item_begin(s, ITEM_COPY);
+	struct item *it = item_begin(s, ITEM_COPY, device_copy_name(direction), bytes);
 
-	(void)direction; /* one address space */
 	it->u.copy.dst = dst;
 	it->u.copy.src = src;
 	it->u.copy.bytes = bytes;
@@ -397,7 +417,7 @@ static void cpu_copy(struct device_stream *stream, void *dst, const void *src, s
 static void cpu_zero(struct device_stream *stream, void *dst, size_t bytes)
 {
 	struct cpu_stream *s = (struct cpu_stream *)stream;
-	struct item *it = item_begin(s, ITEM_ZERO);
+	struct item *it = item_begin(s, ITEM_ZERO, "zero", bytes);
 
 	it->u.copy.dst = dst;
 	it->u.copy.bytes = bytes;
@@ -407,10 +427,35 @@ static void cpu_zero(struct device_stream *stream, void *dst, size_t bytes)
 static void cpu_host(struct device_stream *stream, device_host_fn *fn, void *arg)
 {
 	struct cpu_stream *s = (struct cpu_stream *)stream;
-	struct item *it = item_begin(s, ITEM_HOST);
+	struct item *it = item_begin(s, ITEM_HOST, "host function", 0);
 
 	it->u.host.fn = fn;
 	it->u.host.arg = arg;
+	item_end(s);
+}
+
+static int cpu_trace(struct device_stream *stream, struct err *err)
+{
+	(void)stream, (void)err; /* the lane is there, which is all that is needed */
+	return 0;
+}
+
+static void cpu_span_begin(struct device_stream *stream, enum trace_state state,
+			   const struct device_label *label)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+	struct item *it = item_begin(s, ITEM_SPAN_BEGIN, NULL, 0);
+
+	it->label = *label;
+	it->u.span = state;
+	item_end(s);
+}
+
+static void cpu_span_end(struct device_stream *stream)
+{
+	struct cpu_stream *s = (struct cpu_stream *)stream;
+
+	item_begin(s, ITEM_SPAN_END, NULL, 0);
 	item_end(s);
 }
 
@@ -431,18 +476,32 @@ const struct device_backend device_backend_cpu = {
 	.copy = cpu_copy,
 	.zero = cpu_zero,
 	.host = cpu_host,
+	.trace = cpu_trace,
+	.span_begin = cpu_span_begin,
+	.span_end = cpu_span_end,
 };
 
-/* The slot of the next item; waits while the queue is full. Holds the lock until item_end. */
-static struct item *item_begin(struct cpu_stream *s, enum item_kind kind)
+/*
+ * The slot of the next item, with its label but for waits and spans, which have none of their own;
+ * waits while the queue is full. Holds the lock until item_end.
+ */
+static struct item *item_begin(struct cpu_stream *s, enum item_kind kind, const char *name,
+			       uint64_t bytes)
 {
+	uint64_t began;
 	struct item *it;
 
 	pthread_mutex_lock(&s->lock);
-	while (s->enqueued - s->completed == QUEUE_ITEMS)
-		pthread_cond_wait(&s->done, &s->lock);
+	if (s->enqueued - s->completed == QUEUE_ITEMS) {
+		began = trace_begin(s->front.host_lane);
+		while (s->enqueued - s->completed == QUEUE_ITEMS)
+			pthread_cond_wait(&s->done, &s->lock);
+		trace_end(s->front.host_lane, TRACE_WAIT, "stream full", began, TRACE_NO_UNIT, 0);
+	}
 	it = &s->queue[s->enqueued % QUEUE_ITEMS];
 	it->kind = kind;
+	if (name)
+		it->label = device_stream_label(&s->front, name, bytes);
 	return it;
 }
 
@@ -453,20 +512,17 @@ static void item_end(struct cpu_stream *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void wait_for(struct cpu_stream *s, uint64_t item)
+/* Returns whether there was something to wait for. */
+static bool wait_for(struct cpu_stream *s, uint64_t item)
 {
+	bool waited;
+
 	pthread_mutex_lock(&s->lock);
+	waited = s->completed < item;
 	while (s->completed < item)
 		pthread_cond_wait(&s->done, &s->lock);
 	pthread_mutex_unlock(&s->lock);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	return waited;
 }
 
 static void host_run(struct device *device, const struct item *it)
@@ -481,17 +537,32 @@ static void host_run(struct device *device, const struct item *it)
 	device_fail(device, &err);
 }
 
-/* Returns the time it took, without waiting. */
-static uint64_t item_run(struct cpu_stream *s, const struct item *it)
+static void wait_run(struct cpu_stream *s, const struct item *it)
+{
+	struct cpu_stream *other = it->u.wait.stream;
+	uint64_t began = trace_begin(s->front.lane);
+
+	if (wait_for(other, it->u.wait.item))
+		trace_end(s->front.lane, TRACE_WAIT, other->front.name, began, TRACE_NO_UNIT, 0);
+}
+
+static void span_run(struct cpu_stream *s, const struct item *it)
+{
+	const struct span *span;
+
+	if (it->kind == ITEM_SPAN_BEGIN) {
+		s->spans[s->span_count++] = (struct span){it->label, it->u.span, trace_now_ns()};
+		return;
+	}
+	span = &s->spans[--s->span_count];
+	trace_end(s->front.lane, span->state, span->label.name, span->began_ns, span->label.unit,
+		  span->label.bytes);
+}
+
+static void work_run(struct cpu_stream *s, const struct item *it)
 {
 	struct cpu_device *d = (struct cpu_device *)s->front.device;
-	uint64_t start;
 
-	if (it->kind == ITEM_WAIT) {
-		wait_for(it->u.wait.stream, it->u.wait.item);
-		return 0;
-	}
-	start = now_ns();
 	switch (it->kind) {
 	case ITEM_OP:
 		ops[it->op](d->team, it->u.args);
@@ -506,9 +577,35 @@ static uint64_t item_run(struct cpu_stream *s, const struct item *it)
 		host_run(&d->front, it);
 		break;
 	case ITEM_WAIT:
+	case ITEM_SPAN_BEGIN:
+	case ITEM_SPAN_END:
 		break;
 	}
-	return now_ns() - start;
+}
+
+/* Returns the time it took, without waiting. */
+static uint64_t item_run(struct cpu_stream *s, const struct item *it)
+{
+	struct trace_event event = {it->label.name, 0,         0, it->label.bytes,
+				    it->label.unit, TRACE_BUSY};
+
+	switch (it->kind) {
+	case ITEM_WAIT:
+		wait_run(s, it);
+		return 0;
+	case ITEM_SPAN_BEGIN:
+	case ITEM_SPAN_END:
+		span_run(s, it);
+		return 0;
+	default:
+		break;
+	}
+	event.begin_ns = trace_now_ns();
+	work_run(s, it);
+	event.end_ns = trace_now_ns();
+	if (s->front.lane && trace_recording(s->front.lane))
+		trace_add(s->front.lane, &event);
+	return event.end_ns - event.begin_ns;
 }
 
 static void *stream_main(void *arg)

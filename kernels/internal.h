@@ -10,6 +10,13 @@
 
 #include "kernels/device.h"
 
+/* How a trace calls a piece of work; what it is called by itself is `name`. */
+struct device_label {
+	const char *name;
+	uint64_t bytes;
+	uint32_t unit;
+};
+
 /*
  * A backend embeds these three as the first members of its own. The front (device.c) does the
  * budget and the sticky error; a backend runs work and calls device_fail when some of it fails.
@@ -35,6 +42,19 @@ struct device_backend {
 		     enum device_copy direction);
 	void (*zero)(struct device_stream *stream, void *dst, size_t bytes);
 	void (*host)(struct device_stream *stream, device_host_fn *fn, void *arg);
+	/*
+	 * Tracing; all NULL where a backend cannot. `trace` is called when the front has set
+	 * stream->lane. While trace_recording(lane), each piece of work then puts a TRACE_BUSY
+	 * event into stream->lane, with device_stream_label's name, unit and bytes; a wait that
+	 * really waited a TRACE_WAIT; and span_begin to span_end one of the given state. Times are
+	 * CLOCK_MONOTONIC's; a device with another clock converts in `trace_collect`, which then
+	 * is its lanes' only writer.
+	 */
+	int (*trace)(struct device_stream *stream, struct err *err);
+	void (*span_begin)(struct device_stream *stream, enum trace_state state,
+			   const struct device_label *label);
+	void (*span_end)(struct device_stream *stream);
+	void (*trace_collect)(struct device *device);
 };
 
 extern const struct device_backend device_backend_cpu;
@@ -55,7 +75,21 @@ struct device {
 struct device_stream {
 	struct device *device;
 	const char *name;
+	struct trace_lane *lane, *host_lane; /* NULL: not traced */
+	uint32_t unit;                       /* of what is enqueued, for the trace */
+	const char *work_name;               /* of the next piece of work alone; NULL: its own */
+	uint64_t work_bytes;
+	unsigned spans; /* begun and not ended, recorded or not */
+	bool span_recorded[DEVICE_SPANS_MAX];
 };
+
+/* The label of the piece that is being enqueued. Forgets what was said of this piece alone. */
+struct device_label device_stream_label(struct device_stream *stream, const char *name,
+					uint64_t bytes);
+
+/* Names for labels: of operations, copies, and the rest. */
+const char *device_op_name(enum device_op op);
+const char *device_copy_name(enum device_copy direction);
 
 struct device_event {
 	struct device *device;

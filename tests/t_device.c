@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/trace_text.h"
 #include "kernels/device.h"
 #include "kernels/vector.h"
 
@@ -534,6 +535,144 @@ START_TEST(every_failure_to_open_is_reported)
 }
 END_TEST
 
+/* ---- tracing ---- */
+
+struct seen {
+	char name[TRACE_NAME_BYTES];
+	struct trace_line event;
+};
+
+/* What was recorded in the first `lanes` lanes, lane by lane. */
+static size_t take_events(struct trace *trace, struct seen *seen, size_t room)
+{
+	static char text[65536], names[TRACE_NAME_IDS][TRACE_NAME_BYTES];
+	const char *at = text, *end = text + trace_take(trace, text, sizeof(text));
+	struct trace_line line;
+	size_t count = 0;
+
+	while (trace_text_next(&at, end, &line) > 0) {
+		if (line.type == TRACE_LINE_NAME)
+			strcpy(names[line.id], line.name);
+		if (line.type != TRACE_LINE_EVENT)
+			continue;
+		ck_assert_uint_lt(count, room);
+		strcpy(seen[count].name, names[line.id]);
+		seen[count++].event = line;
+	}
+	ck_assert_ptr_eq(at, end);
+	return count;
+}
+
+static void expect(const struct seen *s, unsigned lane, enum trace_state state, const char *name,
+		   uint32_t unit, uint64_t bytes)
+{
+	ck_assert_str_eq(s->name, name);
+	ck_assert_uint_eq(s->event.lane, lane);
+	ck_assert_uint_eq(s->event.state, state);
+	ck_assert_uint_eq(s->event.unit, unit);
+	ck_assert_uint_eq(s->event.bytes, bytes);
+	ck_assert_uint_le(s->event.begin_ns, s->event.end_ns);
+}
+
+static struct trace_lane *open_lane(struct trace *trace, const char *name)
+{
+	struct trace_lane *lane;
+
+	ck_assert_int_eq(trace_lane_open(trace, TRACE_TRANSFER, name, 1024, &lane, &err), 0);
+	return lane;
+}
+
+START_TEST(a_trace_tells_what_streams_did)
+{
+	struct trace *trace;
+	struct device_stream *a, *b;
+	struct device_event *e;
+	struct seen seen[8];
+	char from[64] = "abc";
+	sem_t open;
+
+	sem_init(&open, 0, 0);
+	ck_assert_int_eq(trace_open(&trace, &err), 0);
+	open_device(MIB, 1);
+	a = open_stream();
+	b = open_stream();
+	e = open_event();
+	ck_assert_int_eq(device_stream_trace(a, open_lane(trace, "a"), NULL, &err), 0);
+	ck_assert_int_eq(device_stream_trace(b, open_lane(trace, "b"), NULL, &err), 0);
+	char *to = device_alloc(device, sizeof(from), "a buffer", &err);
+	/* Not yet. */
+	device_span_begin(a, TRACE_SPAN, "early", 0);
+	device_copy(a, to, from, sizeof(from), DEVICE_COPY_IN);
+	ck_assert_int_eq(device_stream_sync(a, &err), 0);
+	trace_record(trace, true);
+	device_span_end(a);
+	device_stream_unit(a, 7);
+	device_span_begin(a, TRACE_SPAN, "phase", 5);
+	device_copy(a, to, from, sizeof(from), DEVICE_COPY_IN);
+	device_stream_name(a, "gate", 9);
+	device_host(a, gate, &open);
+	device_event_record(e, a);
+	device_span_begin(a, TRACE_BUSY, "library", 1);
+	device_span_end(a);
+	device_span_end(a);
+	device_stream_unit(a, TRACE_NO_UNIT);
+	device_zero(a, to, 16);
+	device_stream_wait(b, e);
+	device_stream_name(b, "behind the wait", 0);
+	device_zero(b, to + 32, 8);
+	sem_post(&open);
+	ck_assert_int_eq(device_stream_sync(b, &err), 0);
+	ck_assert_int_eq(device_stream_sync(a, &err), 0);
+	size_t count = take_events(trace, seen, 8);
+	ck_assert_uint_ge(count, 6);
+	expect(&seen[0], 0, TRACE_BUSY, "copy in", 7, sizeof(from));
+	expect(&seen[1], 0, TRACE_BUSY, "gate", 7, 9);
+	expect(&seen[2], 0, TRACE_BUSY, "library", 7, 1);
+	expect(&seen[3], 0, TRACE_SPAN, "phase", 7, 5);
+	expect(&seen[4], 0, TRACE_BUSY, "zero", TRACE_NO_UNIT, 16);
+	ck_assert_uint_ge(seen[0].event.begin_ns, seen[3].event.begin_ns);
+	ck_assert_uint_le(seen[2].event.end_ns, seen[3].event.end_ns);
+	/* b had to wait unless it came to that so late that nobody held it any more. */
+	if (count == 7)
+		expect(&seen[5], 1, TRACE_WAIT, "test", TRACE_NO_UNIT, 0);
+	expect(&seen[count - 1], 1, TRACE_BUSY, "behind the wait", TRACE_NO_UNIT, 0);
+	device_trace_collect(device);
+	device = device_free(device);
+	trace = trace_free(trace);
+	sem_destroy(&open);
+}
+END_TEST
+
+START_TEST(a_full_stream_is_the_callers_wait)
+{
+	struct trace *trace;
+	struct trace_lane *lane, *host;
+	struct device_stream *s;
+	static struct seen seen[QUEUE_ITEMS + 8];
+	struct tick ticks[QUEUE_ITEMS + 2];
+	unsigned counter = 0;
+
+	ck_assert_int_eq(trace_open(&trace, &err), 0);
+	host = open_lane(trace, "caller");
+	lane = open_lane(trace, "stream");
+	open_device(MIB, 1);
+	s = open_stream();
+	ck_assert_int_eq(device_stream_trace(s, lane, host, &err), 0);
+	trace_record(trace, true);
+	for (unsigned i = 0; i < QUEUE_ITEMS + 2; i++) {
+		ticks[i] = (struct tick){&counter, i, false};
+		device_host(s, tick, &ticks[i]);
+	}
+	ck_assert_int_eq(device_stream_sync(s, &err), 0);
+	size_t count = take_events(trace, seen, QUEUE_ITEMS + 8), full = 0;
+	for (; full < count && seen[full].event.lane == 0; full++)
+		expect(&seen[full], 0, TRACE_WAIT, "stream full", TRACE_NO_UNIT, 0);
+	ck_assert_uint_eq(count - full, QUEUE_ITEMS + 2);
+	device = device_free(device);
+	trace = trace_free(trace);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("device");
@@ -556,6 +695,8 @@ int main(void)
 	tcase_add_test(tc, an_error_without_text_gets_one);
 	tcase_add_test(tc, free_runs_what_is_enqueued);
 	tcase_add_test(tc, what_is_not_there_is_refused);
+	tcase_add_test(tc, a_trace_tells_what_streams_did);
+	tcase_add_test(tc, a_full_stream_is_the_callers_wait);
 	tcase_add_test(tc, every_failure_to_open_is_reported);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
