@@ -13,11 +13,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <hwloc.h>
 
 struct group {
 	unsigned first, count; /* in topo->cores */
+	unsigned node;         /* as the system numbers it */
 };
 
 struct topo {
@@ -70,7 +72,7 @@ static int allowed_find(struct topo *topo, struct err *err)
 }
 
 /* Appends the allowed cores within `within` as a group, unless there are none. */
-static int group_add(struct topo *topo, hwloc_const_cpuset_t within, struct err *err)
+static int group_add(struct topo *topo, hwloc_const_cpuset_t within, unsigned node, struct err *err)
 {
 	/* Some virtual machines show hardware threads only. */
 	hwloc_obj_type_t type = hwloc_get_nbobjs_by_type(topo->hwloc, HWLOC_OBJ_CORE) > 0
@@ -94,7 +96,8 @@ static int group_add(struct topo *topo, hwloc_const_cpuset_t within, struct err 
 			topo->cores[topo->core_count++] = set;
 	}
 	if (topo->core_count > first)
-		topo->groups[topo->group_count++] = (struct group){first, topo->core_count - first};
+		topo->groups[topo->group_count++] =
+			(struct group){first, topo->core_count - first, node};
 	return 0;
 }
 
@@ -124,9 +127,9 @@ static int groups_find(struct topo *topo, struct err *err)
 	while (rc == 0 &&
 	       (node = hwloc_get_next_obj_by_type(topo->hwloc, HWLOC_OBJ_NUMANODE, node)))
 		if (!seen_before(topo, node))
-			rc = group_add(topo, node->cpuset, err);
+			rc = group_add(topo, node->cpuset, node->os_index, err);
 	if (rc == 0 && topo->core_count == 0)
-		rc = group_add(topo, hwloc_topology_get_topology_cpuset(topo->hwloc), err);
+		rc = group_add(topo, hwloc_topology_get_topology_cpuset(topo->hwloc), 0, err);
 	if (rc == 0 && topo->core_count == 0)
 		rc = err_set(err, ERR_CONFIG, "topology: no core that this process may use");
 	return rc;
@@ -188,7 +191,7 @@ static struct group share(unsigned index, unsigned parts, unsigned count)
 	unsigned first = (unsigned)((uint64_t)index * count / parts);
 	unsigned end = (unsigned)((uint64_t)(index + 1) * count / parts);
 
-	return (struct group){first, end > first ? end - first : 1};
+	return (struct group){first, end > first ? end - first : 1, 0};
 }
 
 /*
@@ -224,34 +227,65 @@ static struct group part_find(const struct topo *topo, unsigned index, unsigned 
 	}
 	/* The last node's end is `parts`, so every part was found. */
 	assert(!"a part without a node");
-	return (struct group){0, topo->core_count};
+	return (struct group){0, topo->core_count, 0};
 }
 
-int topo_split(const struct topo *topo, unsigned index, unsigned parts,
-	       char ret_set[TOPO_SET_TEXT_BYTES], unsigned *ret_cores, struct err *err)
+/* Part `index` of `parts`, as list text. */
+static int part_text(const struct topo *topo, const struct group *part, unsigned index,
+		     unsigned parts, char ret_set[TOPO_SET_TEXT_BYTES], struct err *err)
 {
 	char text[TOPO_SET_TEXT_BYTES];
-	hwloc_cpuset_t set;
-	struct group part;
+	hwloc_cpuset_t set = hwloc_bitmap_alloc();
 	int len;
 
-	if (index >= parts)
-		return err_sys(err, -EINVAL, "topology: part %u of %u", index, parts);
-	part = part_find(topo, index, parts);
-	set = hwloc_bitmap_alloc();
 	if (!set)
 		return no_memory(err);
-	for (unsigned i = 0; i < part.count; i++)
-		hwloc_bitmap_or(set, set, topo->cores[part.first + i]);
+	for (unsigned i = 0; i < part->count; i++)
+		hwloc_bitmap_or(set, set, topo->cores[part->first + i]);
 	len = hwloc_bitmap_list_snprintf(text, sizeof(text), set);
 	hwloc_bitmap_free(set);
 	if (len < 0 || (size_t)len >= sizeof(text))
 		return err_sys(err, -EOVERFLOW, "topology: the core list of part %u of %u", index,
 			       parts);
-	for (int i = 0; i <= len; i++)
-		ret_set[i] = text[i];
-	*ret_cores = part.count;
+	memcpy(ret_set, text, (size_t)len + 1);
 	return 0;
+}
+
+int topo_split(const struct topo *topo, unsigned index, unsigned parts,
+	       char ret_set[TOPO_SET_TEXT_BYTES], unsigned *ret_cores, struct err *err)
+{
+	struct group part;
+	int rc;
+
+	if (index >= parts)
+		return err_sys(err, -EINVAL, "topology: part %u of %u", index, parts);
+	part = part_find(topo, index, parts);
+	rc = part_text(topo, &part, index, parts, ret_set, err);
+	if (rc == 0)
+		*ret_cores = part.count;
+	return rc;
+}
+
+int topo_split_node(const struct topo *topo, unsigned node, unsigned index, unsigned parts,
+		    char ret_set[TOPO_SET_TEXT_BYTES], unsigned *ret_cores, struct err *err)
+{
+	const struct group *g = topo->groups, *end = g + topo->group_count;
+	struct group part;
+	int rc;
+
+	if (index >= parts)
+		return err_sys(err, -EINVAL, "topology: part %u of %u", index, parts);
+	while (g < end && g->node != node)
+		g++;
+	if (g == end)
+		return err_set(err, -ENOENT, "NUMA node %u has no core that this process may use",
+			       node);
+	part = share(index, parts, g->count);
+	part.first += g->first;
+	rc = part_text(topo, &part, index, parts, ret_set, err);
+	if (rc == 0)
+		*ret_cores = part.count;
+	return rc;
 }
 
 int topo_bind_thread(const struct topo *topo, const char *set, struct err *err)

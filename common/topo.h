@@ -30,6 +30,13 @@ bool topo_is_synthetic(const struct topo *topo);
 int topo_split(const struct topo *topo, unsigned index, unsigned parts,
 	       char ret_set[TOPO_SET_TEXT_BYTES], unsigned *ret_cores, struct err *err);
 
+/*
+ * The same of the cores of one NUMA node, by the number that the system gives it. -ENOENT when no
+ * core of it is ours.
+ */
+int topo_split_node(const struct topo *topo, unsigned node, unsigned index, unsigned parts,
+		    char ret_set[TOPO_SET_TEXT_BYTES], unsigned *ret_cores, struct err *err);
+
 /* Binds the calling thread (and what it creates later) to a set made by topo_split. */
 int topo_bind_thread(const struct topo *topo, const char *set, struct err *err);
 

@@ -327,14 +327,10 @@ static int start_workers(struct agent *a, struct err *err)
 
 	for (unsigned i = 0; i < world; i++) {
 		struct agent_child *child = &a->children[i];
-		unsigned cores;
-		int rc = topo_split(a->topo, i, world, child->cores, &cores, err);
 
-		if (rc < 0)
-			return err_add(err, "rank %u", i);
 		if (topo_is_synthetic(a->topo))
 			child->cores[0] = '\0';
-		rc = spawn_worker(a, child, err);
+		int rc = spawn_worker(a, child, err);
 		if (rc < 0)
 			return err_add(err, "rank %u", i);
 	}
@@ -353,10 +349,12 @@ static int make_comm(struct agent *a, struct err *err)
 static int make_environment(struct agent *a, struct err *err)
 {
 	char job[128];
-	const char *set[] = {job};
+	/* Ordinals that mean the same to CUDA as to place.c, unless the user has said otherwise. */
+	const char *set[] = {job, "CUDA_DEVICE_ORDER=PCI_BUS_ID"};
+	bool ours = a->launch.cuda && !getenv("CUDA_DEVICE_ORDER");
 
 	snprintf(job, sizeof(job), "DSRUN_JOB=%s", a->launch.job.id);
-	a->env = spawn_environment(environ, set, 1);
+	a->env = spawn_environment(environ, set, ours ? 2 : 1);
 	return a->env ? 0 : err_sys(err, -ENOMEM, "environment");
 }
 
@@ -396,6 +394,8 @@ int agent_start(struct agent *a, const char *text, size_t len, struct err *err)
 		rc = topo_open(&a->topo, err);
 	if (rc == 0)
 		rc = make_comm(a, err);
+	if (rc == 0)
+		rc = agent_place(a, "", err);
 	if (rc < 0)
 		return rc;
 	if (cgroup_open(a->launch.job.id, &a->cgroup, &why) < 0)

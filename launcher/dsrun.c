@@ -19,6 +19,7 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "kernels/device.h"
 #include "launcher/agent.h"
 #include "launcher/launch.h"
 #include "launcher/options.h"
@@ -178,6 +179,7 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 		.daemon_paths = p->config.nvme.paths,
 		.worker_path = programs->worker,
 		.daemon_path = programs->daemon,
+		.cuda = p->config.device.type == DEVICE_CUDA,
 		.grace_ns = o->grace_ns,
 		.log_level = o->log_level,
 		.log_format = o->log_format,

@@ -1,4 +1,4 @@
-/* What the agent's files share: agent.c (the loop), agent_start.c, agent_child.c, agent_news.c. */
+/* What the agent's files share: agent.c (the loop), agent_*.c and place.c. */
 #ifndef LAUNCHER_INTERNAL_H
 #define LAUNCHER_INTERNAL_H
 
@@ -115,6 +115,9 @@ void agent_put(struct agent *a, enum link_type type, uint32_t rank, const void *
 
 /* agent_start.c: everything from the job's text to running processes. */
 int agent_start(struct agent *a, const char *text, size_t len, struct err *err);
+
+/* place.c: decides on every worker's cores. `root` as gpu_nodes has it. */
+int agent_place(struct agent *a, const char *root, struct err *err);
 
 /* agent_news.c: what ranks must know of each other. */
 

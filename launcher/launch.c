@@ -34,6 +34,7 @@ static char *format_launch(const struct launch *launch)
 	}
 	json_string(&j, "worker_path", launch->worker_path);
 	json_string(&j, "daemon_path", launch->daemon_path);
+	json_bool(&j, "cuda", launch->cuda);
 	json_u64(&j, "grace_ns", launch->grace_ns);
 	json_u64(&j, "log_level", (uint64_t)launch->log_level);
 	json_u64(&j, "log_format", (uint64_t)launch->log_format);
@@ -86,6 +87,7 @@ static const struct conf_key launch_keys[] = {
 	 .required = true},
 	{.name = "daemon_path", .type = CONF_STRING, .offset = AT(launch.daemon_path),
 	 .required = true},
+	{.name = "cuda", .type = CONF_BOOL, .offset = AT(launch.cuda), .required = true},
 	{.name = "grace_ns", .type = CONF_U64, .offset = AT(launch.grace_ns), .required = true},
 	{.name = "log_level", .type = CONF_U64, .offset = AT(log_level), .required = true, .min = 0,
 	 .max = 3},

@@ -15,6 +15,7 @@
  *   out TEXT, err TEXT, bare TEXT (no newline), flood KIB (lines of 100), long BYTES (one line)
  *   note, step, live, summary, fail TEXT          reports
  *   nonsense          bytes that are no report
+ *   env NAME          prints it, from its environment, to standard output
  *   id TEXT           reports TEXT as the id of the collectives; without TEXT, one that is right
  *   news              waits for news and prints it to standard output
  *   check             its descriptors and environment, or exits 99
@@ -317,6 +318,8 @@ static void run(char *command)
 		report(REPORT_FAILURE, rest);
 	else if (!strcmp(command, "nonsense"))
 		must(write(JOB_FD_REPORT, "all work and no play", 20) == 20, "nonsense");
+	else if (!strcmp(command, "env"))
+		dprintf(1, "%s\n", getenv(rest) ? getenv(rest) : "not set");
 	else if (!strcmp(command, "id"))
 		report_id(rest);
 	else if (!strcmp(command, "news"))

@@ -11,3 +11,5 @@ t_launcher_parts_USES := launcher offload comm nvme kernels common
 TESTS             += t_launcher_news
 t_launcher_news_SRCS := tests/launcher_bed.c
 t_launcher_news_USES := launcher offload comm nvme kernels common
+TESTS             += t_gpu_nodes
+t_gpu_nodes_USES  := launcher offload comm nvme kernels common

@@ -231,13 +231,14 @@ static void send(struct peer *p, enum link_type type, uint32_t rank, const void 
 	ck_assert_int_eq(link_flush(&p->out), 0);
 }
 
-static void send_job(struct peer *p)
+static void send_job(struct peer *p, bool cuda)
 {
 	char path[PATH_MAX];
 	size_t len;
 	struct launch launch = {
 		.job = {.id = "1-abc", .config_name = "x.yaml", .config_text = "-", .world = 2},
 		.daemon = LAUNCH_DAEMON_NONE,
+		.cuda = cuda,
 		.worker_path = path,
 		.daemon_path = "/bin/false",
 		.grace_ns = 1,
@@ -291,7 +292,7 @@ START_TEST(agent_passes_on)
 
 	memset(id.id, 0x5a, sizeof(id.id));
 	peer_open(&p, "news;news;exit 0");
-	send_job(&p);
+	send_job(&p, false);
 	send(&p, LINK_COMM_ID, LINK_RANK_NONE, &id, sizeof(id));
 	send(&p, LINK_FAILED, 1, NULL, 0);
 	send(&p, LINK_FAILED, 0, NULL, 0);
@@ -329,12 +330,38 @@ START_TEST(agent_refuses)
 	memset(bytes, 0x5a, sizeof(bytes));
 	peer_open(&p, "ignore;wait");
 	if (hostile[_i].job)
-		send_job(&p);
+		send_job(&p, false);
 	for (unsigned i = 0; i < hostile[_i].ids; i++)
 		send(&p, LINK_COMM_ID, LINK_RANK_NONE, bytes, COMM_ID_BYTES);
 	send(&p, hostile[_i].type, hostile[_i].rank, bytes, hostile[_i].bytes);
 	/* Our end stays open: it is the frame that ends it. */
 	(void)drain(&p, "", &done);
+	close(p.to);
+	peer_close(&p);
+}
+END_TEST
+
+/* Ordinals mean the same everywhere; a user's order stays, and a cpu job is told none. */
+START_TEST(order_of_gpus)
+{
+	static const struct {
+		const char *set, *want;
+		bool cuda;
+	} cases[] = {
+		{NULL, "PCI_BUS_ID", true},
+		{"FASTEST_FIRST", "FASTEST_FIRST", true},
+		{NULL, "not set", false},
+	};
+	struct peer p;
+	bool done;
+
+	ck_assert_int_eq(unsetenv("CUDA_DEVICE_ORDER"), 0);
+	if (cases[_i].set)
+		ck_assert_int_eq(setenv("CUDA_DEVICE_ORDER", cases[_i].set, 1), 0);
+	peer_open(&p, "env CUDA_DEVICE_ORDER;exit 0");
+	send_job(&p, cases[_i].cuda);
+	ck_assert_uint_eq(drain(&p, cases[_i].want, &done), 2);
+	ck_assert(done);
 	close(p.to);
 	peer_close(&p);
 }
@@ -355,6 +382,7 @@ int main(void)
 	tcase_add_loop_test(tc, a_failure_is_told, 0, sizeof(ends) / sizeof(ends[0]));
 	tcase_add_test(tc, agent_passes_on);
 	tcase_add_loop_test(tc, agent_refuses, 0, sizeof(hostile) / sizeof(hostile[0]));
+	tcase_add_loop_test(tc, order_of_gpus, 0, 3);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	printf("seed %u\n", SEED);

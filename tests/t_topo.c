@@ -7,6 +7,7 @@
 #include "common/topo.h"
 
 #include <check.h>
+#include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,44 @@ START_TEST(parts_are_fair)
 }
 END_TEST
 
+/* A node's cores, for the parts that are to run there. */
+START_TEST(parts_of_a_node)
+{
+	static const struct {
+		const char *machine;
+		unsigned node, index, parts;
+		const char *set;
+		unsigned cores;
+	} of[] = {
+		{"numa:2 core:4 pu:2", 0, 0, 1, "0-7", 4},
+		{"numa:2 core:4 pu:2", 1, 0, 1, "8-15", 4},
+		{"numa:2 core:4 pu:2", 1, 1, 2, "12-15", 2},
+		{"numa:2 core:4 pu:2", 1, 2, 3, "12-15", 2},
+		{"numa:2 core:4 pu:2", 1, 7, 8, "14-15", 1},
+		{"numa:4(indexes=3,1,2,0) core:2 pu:1", 3, 0, 2, "0", 1},
+		{"numa:4(indexes=3,1,2,0) core:2 pu:1", 0, 1, 2, "7", 1},
+		{"core:4 pu:1", 0, 1, 2, "2-3", 2},
+	};
+	char set[TOPO_SET_TEXT_BYTES];
+	struct err err = {0};
+	unsigned cores;
+
+	for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		struct topo *topo = open_synthetic(of[i].machine);
+
+		ck_assert_msg(topo_split_node(topo, of[i].node, of[i].index, of[i].parts, set,
+					      &cores, &err) == 0,
+			      "%s", err.text);
+		ck_assert_str_eq(set, of[i].set);
+		ck_assert_uint_eq(cores, of[i].cores);
+		ck_assert_int_eq(topo_split_node(topo, 7, 0, 1, set, &cores, &err), -ENOENT);
+		ck_assert_int_eq(topo_split_node(topo, of[i].node, 2, 2, set, &cores, &err),
+				 -EINVAL);
+		topo_free(topo);
+	}
+}
+END_TEST
+
 START_TEST(counts_and_refusals)
 {
 	struct topo *topo = open_synthetic("numa:2 core:4 pu:2");
@@ -157,6 +196,7 @@ int main(void)
 	tcase_set_timeout(tcase, 60);
 	tcase_add_loop_test(tcase, parts_are_as_expected, 0, sizeof(cuts) / sizeof(cuts[0]));
 	tcase_add_test(tcase, parts_are_fair);
+	tcase_add_test(tcase, parts_of_a_node);
 	tcase_add_test(tcase, counts_and_refusals);
 	tcase_add_test(tcase, this_machine);
 	suite_add_tcase(suite, tcase);
