@@ -210,6 +210,10 @@ int engine_import_begin(struct engine *e, size_t u, size_t index, struct engine_
 	char *mem;
 	int rc;
 
+	/* What is imported is overwritten: whatever was enqueued before may still use it. */
+	rc = u == 0 && index == 0 ? engine_sync(e, err) : 0;
+	if (rc < 0)
+		return err_add(err, "importing");
 	if (e->offloaded) {
 		rc = transfer_take(e, &e->piece_transfer, &mem, err);
 	} else {
