@@ -102,9 +102,7 @@ struct cpu_device {
 	struct cpu_event *events;
 };
 
-typedef void cpu_op_fn(struct cpu_team *team, const void *args);
-
-static cpu_op_fn *const ops[DEVICE_OP_COUNT] = {
+cpu_op_fn *const cpu_ops[DEVICE_OP_COUNT] = {
 	[OP_LINEAR_FORWARD] = cpu_linear_forward,
 	[OP_LINEAR_BACKWARD_INPUT] = cpu_linear_backward_input,
 	[OP_LINEAR_BACKWARD_WEIGHT] = cpu_linear_backward_weight,
@@ -565,7 +563,7 @@ static void work_run(struct cpu_stream *s, const struct item *it)
 
 	switch (it->kind) {
 	case ITEM_OP:
-		ops[it->op](d->team, it->u.args);
+		cpu_ops[it->op](d->team, it->u.args);
 		break;
 	case ITEM_COPY:
 		memmove(it->u.copy.dst, it->u.copy.src, it->u.copy.bytes);

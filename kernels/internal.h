@@ -137,6 +137,10 @@ void cpu_vector_accumulate(struct cpu_team *team, const void *args);
 void cpu_vector_sumsq(struct cpu_team *team, const void *args);
 void cpu_adam(struct cpu_team *team, const void *args);
 
+/* The same by number: device_cpu.c's table. blas_load must have been called. */
+typedef void cpu_op_fn(struct cpu_team *team, const void *args);
+extern cpu_op_fn *const cpu_ops[DEVICE_OP_COUNT];
+
 /* Floats of scratch that attention needs for each thread of the team. */
 size_t cpu_attention_scratch_count(size_t seq, size_t head_dim);
 
