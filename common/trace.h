@@ -97,7 +97,7 @@ static inline uint64_t trace_begin(const struct trace_lane *lane)
 static inline void trace_end(struct trace_lane *lane, enum trace_state state, const char *name,
 			     uint64_t began_ns, uint32_t unit, uint64_t bytes)
 {
-	struct trace_event event = {name, began_ns, 0, bytes, unit, state};
+	struct trace_event event = {name, began_ns, 0, bytes, unit, (uint32_t)state};
 
 	if (began_ns == 0)
 		return;

@@ -24,7 +24,7 @@ cuda_op_fn cuda_rmsnorm_forward, cuda_rmsnorm_backward;
 cuda_op_fn cuda_attention_forward, cuda_attention_backward;
 cuda_op_fn cuda_gelu_forward, cuda_gelu_backward;
 cuda_op_fn cuda_swiglu_forward, cuda_swiglu_backward;
-cuda_op_fn cuda_rotary_forward, cuda_rotary_backward;
+cuda_op_fn cuda_rotary;
 cuda_op_fn cuda_embedding_forward, cuda_embedding_backward;
 cuda_op_fn cuda_cross_entropy;
 cuda_op_fn cuda_vector_add, cuda_vector_convert, cuda_vector_accumulate, cuda_vector_sumsq;

@@ -305,11 +305,20 @@ static int print(const char *text)
 	return err_exit_status(rc);
 }
 
-static const char version_text[] = "dsrun " DSRUN_VERSION "\n"
-				   "devices      cpu (scalar, AVX2, AVX-512)\n"
-				   "collectives  shm\n"
-				   "swap engines io_uring, libaio\n"
-				   "left out     cuda, nccl, mpi\n";
+static int print_version(void)
+{
+	const bool cuda = device_built(DEVICE_CUDA);
+	char text[256];
+
+	snprintf(text, sizeof(text),
+		 "dsrun " DSRUN_VERSION "\n"
+		 "devices      cpu (scalar, AVX2, AVX-512)%s\n"
+		 "collectives  shm\n"
+		 "swap engines io_uring, libaio\n"
+		 "left out     %snccl, mpi\n",
+		 cuda ? ", cuda (sm_80, sm_90, PTX)" : "", cuda ? "" : "cuda, ");
+	return print(text);
+}
 
 int main(int argc, char **argv)
 {
@@ -326,7 +335,7 @@ int main(int argc, char **argv)
 	if (options.help)
 		return print(options_usage);
 	if (options.version)
-		return print(version_text);
+		return print_version();
 	log_init("dsrun", (enum log_level)options.log_level, (enum log_format)options.log_format);
 	return options.plan || options.check ? look(&options) : train(&options);
 }

@@ -2,7 +2,8 @@
 # test that runs kernels has $(cuda_host_SRCS) and cuda_host/kernels/NAME_cuda.cu among its _SRCS,
 # and $(B)/tests/t_x.o: ROOM_CFLAGS := $(cuda_host_INCLUDE) when it includes CUDA's header itself.
 cuda_host_INCLUDE := -Itests/cuda_host/include
-cuda_host_SRCS    := $(addprefix cuda_host/tests/cuda_host/,block.c cudart_sync.c fiber.c launch.c)
+cuda_host_SRCS    := $(addprefix cuda_host/tests/cuda_host/,block.c cudart.c cudart_error.c \
+    cudart_memory.c fiber.c launch.c)
 
 cuda_host_flags = -std=gnu++17 -D_GNU_SOURCE -I. $(cuda_host_INCLUDE) -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(warn)) -fPIC \
@@ -18,6 +19,23 @@ $(B)/cuda_host/%.o: %.c Makefile tests/cuda_host.mk
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(c_flags) -MMD -MP -c -o $@ $<
 
-TESTS += t_cuda_shim
+# The whole backend on the shim, with the host's own cuBLASLt, which is loaded as the real one is:
+# by its soname. An old-style path, since with AddressSanitizer it is its library that loads.
+cuda_host_BACKEND := $(cuda_host_SRCS) $(addprefix cuda_host/,$(kernels_cuda_SRCS))
+cuda_host_CUBLASLT := $(B)/cuda_host/lib/libcublasLt.so.13
+cuda_host_LIBS    = -rdynamic -Wl,--disable-new-dtags,-rpath,'$$$$ORIGIN/$(1)lib' -ldl
+
+$(cuda_host_CUBLASLT): $(B)/cuda_host/tests/cuda_host/cublaslt.o
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -shared $(san) -Wl,-soname,$(@F) -o $@ $^ -lm
+
+TESTS += t_cuda_shim t_device_cuda
+t_device_cuda_SRCS := $(cuda_host_BACKEND)
+t_device_cuda_USES := kernels common
+t_device_cuda_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
+t_device_cuda_WRAP := calloc
+$(B)/tests/t_device_cuda.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+$(B)/tests/t_device_cuda: | $(cuda_host_CUBLASLT)
 t_cuda_shim_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/shim_kernels.cu
 $(B)/tests/t_cuda_shim.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)

@@ -223,9 +223,6 @@ static const struct wrong {
 	{{HOST, "host: {memory: ^512}"}, "host.memory", {0}},
 	{{HOST, "host: {memory: ^lots}"}, "lots", {0}},
 	{{HOST, "host: {memory: 1GiB, threads: ^0}"}, "host.threads", {0}},
-	{{DEVICE, "device: {type: ^cuda, count: 2, memory: 64MiB}"},
-	 "this build has no cuda device",
-	 {0}},
 	{{DEVICE, "device: {type: ^tpu, count: 2, memory: 64MiB}"}, "cuda", {0}},
 	{{DEVICE, "device: {count: ^0, memory: 64MiB}"}, "device.count", {0}},
 	{{DEVICE, "device: {count: ^1025, memory: 64MiB}"}, "device.count", {0}},
@@ -436,6 +433,35 @@ START_TEST(defaults_are_documented)
 }
 END_TEST
 
+/* What the build has, and only that; this program, which opens no device, links no CUDA. */
+START_TEST(a_cuda_device_is_as_built)
+{
+	const struct edit edits[] = {{DEVICE, "device: {type: ^cuda, count: 2, memory: 64MiB}"}};
+	const struct device_config device = {.type = DEVICE_CUDA, .memory_bytes = 1 << 20};
+	struct device *opened = NULL;
+	struct conf_doc *doc = NULL;
+	struct train_config c = {0};
+	struct err err = {0};
+	char text[TEXT_BYTES];
+	unsigned line, column;
+	int rc;
+
+	text_make(text, edits, 1, &line, &column);
+	rc = train_config_parse("t.yaml", text, strlen(text), &c, &doc, &err);
+	if (device_built(DEVICE_CUDA)) {
+		ck_assert_msg(rc == 0, "%s", err.text);
+		ck_assert_int_eq(c.device.type, DEVICE_CUDA);
+	} else {
+		ck_assert_int_eq(rc, ERR_CONFIG);
+		ck_assert_msg(strstr(err.text, "this build has no cuda device"), "%s", err.text);
+		ck_assert_uint_eq(strtoul(strchr(err.text, ':') + 1, NULL, 10), line);
+	}
+	conf_free(doc);
+	ck_assert_int_eq(device_open(&device, &opened, &err), ERR_CONFIG);
+	ck_assert_str_eq(err.text, "this build has no cuda device");
+}
+END_TEST
+
 /* Sections that say what a job may use are no error where nothing needs them. */
 START_TEST(lending_is_no_order)
 {
@@ -524,6 +550,7 @@ int main(void)
 	tcase_add_loop_test(tc, wrong_document, 0, 9);
 	tcase_add_test(tc, example_means_what_it_says);
 	tcase_add_test(tc, defaults_are_documented);
+	tcase_add_test(tc, a_cuda_device_is_as_built);
 	tcase_add_test(tc, lending_is_no_order);
 	tcase_add_test(tc, accumulation_follows);
 	tcase_add_test(tc, rate_by_hand);

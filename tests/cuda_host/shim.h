@@ -5,6 +5,7 @@
 #ifndef TESTS_CUDA_HOST_SHIM_H
 #define TESTS_CUDA_HOST_SHIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,8 +18,9 @@ extern "C" {
 /* What the runtime offers to launches. */
 
 /*
- * fn(arg) runs on the stream when everything enqueued before has run. An error, and fn is not
- * called, when the stream is none or an earlier failure sticks.
+ * fn(arg) runs on the stream when everything enqueued before has run. `arg` is from malloc and
+ * becomes fn's; it is freed when the work is skipped, since an earlier piece failed. An error, and
+ * arg stays the caller's, when the stream is none or a failure sticks already.
  */
 cudaError_t shim_stream_call(cudaStream_t stream, void (*fn)(void *), void *arg);
 
@@ -30,6 +32,25 @@ void shim_fail(cudaError_t error, const char *text);
 
 /* What cudaPeekAtLastError returns next in this thread. Returns `error`. */
 cudaError_t shim_last_error_set(cudaError_t error);
+
+/* What the runtime offers to tests. */
+
+/* The k-th call of the runtime from now on fails with cudaErrorUnknown; 0: none does. */
+void shim_call_fail(unsigned k);
+
+/* The k-th piece of work that a stream begins from now on makes an illegal access; 0: none does. */
+void shim_work_fail(unsigned k);
+
+/* As in a new process: nothing sticks, nothing is ordered. Did all that was ordered happen? */
+bool shim_reset(void);
+
+/* What machine this is; at first 8 devices of capability 9.0 with 16 GiB. */
+void shim_devices_set(int count, int major, int minor);
+void shim_memory_set(size_t bytes);
+
+/* Ranges of host memory that are registered; streams and events that are open. */
+size_t shim_registered(void);
+size_t shim_opened(void);
 
 /* What the block runner offers to launches. */
 
