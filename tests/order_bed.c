@@ -363,8 +363,11 @@ static int import(struct rank *r)
 	return engine_import_done(r->run.engine, &r->err);
 }
 
-/* Rank 0 wants every unit, the others come along, as for the export of weights. */
-static int units_read(struct rank *r)
+/*
+ * Rank 0 wants every stride-th unit, the others come along, as for the export of weights. What
+ * nobody wants is left on the device's streams when this returns.
+ */
+static int units_read(struct rank *r, size_t stride)
 {
 	struct order_job *j = r->job;
 	size_t bytes = dtype_bytes(j->plan->param_type);
@@ -372,10 +375,11 @@ static int units_read(struct rank *r)
 
 	record_label("reading units");
 	for (size_t u = 0; u < j->plan->unit_count && rc == 0; u++) {
+		bool wanted = r->index == 0 && u % stride == 0;
 		const void *unit;
 
-		rc = engine_read_unit(r->run.engine, u, r->index == 0 ? &unit : NULL, &r->err);
-		if (rc < 0 || r->index != 0)
+		rc = engine_read_unit(r->run.engine, u, wanted ? &unit : NULL, &r->err);
+		if (rc < 0 || !wanted)
 			continue;
 		record_host_reads(unit, j->plan->units[u].padded * bytes, "reading a unit");
 		memcpy(j->result->params + j->state_at[u] * bytes, unit,
@@ -405,9 +409,9 @@ static int rank_script(struct rank *r)
 
 	if ((rc = evaluation(r)) < 0 || (rc = training(r, 1)) < 0 || (rc = training(r, 2)) < 0 ||
 	    (rc = evaluation(r)) < 0 || (rc = training(r, 3)) < 0 || (rc = export(r)) < 0 ||
-	    (rc = training(r, 4)) < 0 || (rc = units_read(r)) < 0 || (rc = meet(r)) < 0 ||
+	    (rc = training(r, 4)) < 0 || (rc = units_read(r, 2)) < 0 || (rc = meet(r)) < 0 ||
 	    (rc = import(r)) < 0 || (rc = training(r, 4)) < 0 || (rc = training(r, 5)) < 0 ||
-	    (rc = meet(r)) < 0 || (rc = export(r)) < 0 || (rc = units_read(r)) < 0)
+	    (rc = meet(r)) < 0 || (rc = export(r)) < 0 || (rc = units_read(r, 1)) < 0)
 		return rc;
 	record_label("the end");
 	return engine_sync(r->run.engine, &r->err);

@@ -33,6 +33,21 @@ static bool belongs(const struct order_edge *edge, const struct record_log *log,
 	       strcmp(e->stream >= 0 ? log->streams[e->stream] : "", edge->stream) == 0;
 }
 
+static void text_make(struct order_edge *e)
+{
+	static const char *const verbs[RECORD_KIND_COUNT] = {
+		[RECORD_EVENT] = "records ",
+		[RECORD_WAIT] = "waits for ",
+		[RECORD_SYNC] = "is synced",
+		[RECORD_EVENT_SYNC] = "the driving thread waits for ",
+		[RECORD_QUERY] = "the driving thread looks at ",
+		[RECORD_DONE] = "the driving thread waits for the daemon's ",
+	};
+
+	snprintf(e->text, sizeof(e->text), "%s%s%s%s", e->stream, *e->stream ? " " : "",
+		 verbs[e->kind], e->of);
+}
+
 /* The index of the entry's class, a new one if need be. */
 static size_t class_of(struct order_edges *edges, const struct record_log *log,
 		       const struct record_entry *e)
@@ -51,6 +66,7 @@ static size_t class_of(struct order_edges *edges, const struct record_log *log,
 	snprintf(new->of, sizeof(new->of), "%s", of_name(log, e));
 	snprintf(new->stream, sizeof(new->stream), "%s",
 		 e->stream >= 0 ? log->streams[e->stream] : "");
+	text_make(new);
 	return edges->count++;
 }
 
@@ -125,23 +141,6 @@ void order_edges_done(struct order_edges *edges)
 {
 	free(edges->at);
 	*edges = (struct order_edges){0};
-}
-
-const char *order_edge_text(const struct order_edge *e)
-{
-	static const char *const verbs[RECORD_KIND_COUNT] = {
-		[RECORD_EVENT] = "records",
-		[RECORD_WAIT] = "waits for",
-		[RECORD_SYNC] = "is synced",
-		[RECORD_EVENT_SYNC] = "the driving thread waits for",
-		[RECORD_QUERY] = "the driving thread looks at",
-		[RECORD_DONE] = "the driving thread waits for the daemon's",
-	};
-	static char text[192];
-
-	snprintf(text, sizeof(text), "%s%s%s %s", e->stream, *e->stream ? " " : "", verbs[e->kind],
-		 e->of);
-	return text;
 }
 
 const char *order_edge_place(const struct order_edge *e)

@@ -11,6 +11,7 @@
 struct order_edge {
 	enum record_kind kind;
 	char stream[RECORD_NAME_BYTES], of[RECORD_NAME_BYTES];
+	char text[3 * RECORD_NAME_BYTES]; /* "copy-in waits for gather_slot.used" */
 	const void *site;
 	unsigned long calls; /* in all logs */
 	bool needed;         /* leaving all of them out has shown in some log */
@@ -30,9 +31,6 @@ struct order_edges {
 void order_edges_add(struct order_edges *edges, const struct record_log *log, size_t first,
 		     size_t stride);
 void order_edges_done(struct order_edges *edges);
-
-/* "copy-in waits for gather_slot.used": static storage. */
-const char *order_edge_text(const struct order_edge *edge);
 
 /* Function, file and line of a call, by addr2line where it is there; static storage. */
 const char *order_edge_place(const struct order_edge *edge);
