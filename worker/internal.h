@@ -96,6 +96,7 @@ struct run {
 	struct comm *comm;
 	struct engine *engine;
 	struct gpt2 gpt2;
+	char *buffers; /* feed's, loss_sum and logits */
 	struct feed feed;
 	struct device_event *result_ready; /* the latest pass's loss or logits are in host memory */
 	double *loss_sum;                  /* host memory the device writes */

@@ -33,6 +33,7 @@
 
 #define JOB_BYTES_MAX ((off_t)16 << 20)
 #define CPUS_MAX      8192
+#define CACHE_LINE    64u
 
 double run_now(void)
 {
@@ -213,25 +214,35 @@ static int open_engine(struct run *run, struct err *err)
 	return rc;
 }
 
-/* Host memory that the device copies from and to. */
+static size_t whole_lines(size_t bytes)
+{
+	return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+}
+
+/* Host memory that the device copies from and to: one block, as whole pages of it are pinned. */
 static int open_buffers(struct run *run, struct err *err)
 {
-	const size_t tokens = run->gpt2.layout.tokens * sizeof(uint32_t);
-	const size_t logits = run->config.model.vocab * sizeof(float);
+	const size_t tokens = whole_lines(run->gpt2.layout.tokens * sizeof(uint32_t));
+	const size_t logits = whole_lines(run->config.model.vocab * sizeof(float));
 	void **const slots[] = {(void **)&run->feed.ids[0],     (void **)&run->feed.ids[1],
 				(void **)&run->feed.targets[0], (void **)&run->feed.targets[1],
 				(void **)&run->loss_sum,        (void **)&run->logits};
-	const size_t bytes[] = {tokens, tokens, tokens, tokens, sizeof(double), logits};
+	const size_t bytes[] = {tokens, tokens, tokens, tokens, CACHE_LINE, logits};
+	size_t used = 0, total = 4 * tokens + CACHE_LINE + logits;
 	int rc = device_event_open(run->device, &run->result_ready, err);
 
 	for (size_t i = 0; !rc && i < FEED_SLOTS; i++)
 		rc = device_event_open(run->device, &run->feed.copied[i], err);
-	for (size_t i = 0; !rc && i < sizeof(slots) / sizeof(slots[0]); i++) {
-		*slots[i] = calloc(1, bytes[i]);
-		rc = *slots[i] ? device_host_register(run->device, *slots[i], bytes[i], err)
-			       : err_sys(err, -ENOMEM, "token buffers");
-	}
-	return rc;
+	if (rc < 0)
+		return rc;
+	total = (total + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
+	run->buffers = aligned_alloc(DEVICE_ALIGN, total);
+	if (!run->buffers)
+		return err_sys(err, -ENOMEM, "token buffers");
+	memset(run->buffers, 0, total);
+	for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); used += bytes[i++])
+		*slots[i] = run->buffers + used;
+	return device_host_register(run->device, run->buffers, total, err);
 }
 
 /* Weights: a checkpoint's, or the first ones. */
@@ -290,12 +301,7 @@ void run_close(struct run *run)
 	run->engine = engine_free(run->engine);
 	run->comm = comm_free(run->comm);
 	run->device = device_free(run->device);
-	for (size_t i = 0; i < FEED_SLOTS; i++) {
-		free(run->feed.ids[i]);
-		free(run->feed.targets[i]);
-	}
-	free(run->loss_sum);
-	free(run->logits);
+	free(run->buffers);
 	metrics_close(run);
 	run->train = data_close(run->train);
 	run->validation = data_close(run->validation);
