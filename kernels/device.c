@@ -147,6 +147,11 @@ int device_host_register(struct device *device, void *base, size_t bytes, struct
 	return device->backend->host_register(device, base, bytes, err);
 }
 
+void device_host_unregister(struct device *device, void *base)
+{
+	device->backend->host_unregister(device, base);
+}
+
 int device_stream_open(struct device *device, const char *name, struct device_stream **ret,
 		       struct err *err)
 {

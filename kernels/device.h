@@ -71,8 +71,18 @@ void *device_alloc(struct device *device, uint64_t bytes, const char *what, stru
 
 uint64_t device_used_bytes(const struct device *device);
 
-/* Makes host memory known to the device so that copies are asynchronous; no-op on cpu. */
+/*
+ * Makes host memory known to the device so that copies are asynchronous; no-op on cpu. It must stay
+ * mapped until it is unregistered, or the device freed. Whole pages are pinned: no two regions may
+ * share one.
+ */
 int device_host_register(struct device *device, void *base, size_t bytes, struct err *err);
+
+/*
+ * Before memory that was registered at `base` is unmapped; work that touches it must have run.
+ * Nothing when there is none. A failure becomes the device's sticky error.
+ */
+void device_host_unregister(struct device *device, void *base);
 
 /* `name` is kept (static storage): it names the thread and the lane of a trace. */
 int device_stream_open(struct device *device, const char *name, struct device_stream **ret,

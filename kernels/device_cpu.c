@@ -230,6 +230,11 @@ static int cpu_host_register(struct device *device, void *base, size_t bytes, st
 	return 0;
 }
 
+static void cpu_host_unregister(struct device *device, void *base)
+{
+	(void)device, (void)base;
+}
+
 static int thread_start(struct cpu_stream *s)
 {
 	char name[16]; /* what Linux keeps of a thread's name */
@@ -461,6 +466,7 @@ const struct device_backend device_backend_cpu = {
 	.open = cpu_open,
 	.free = cpu_free,
 	.host_register = cpu_host_register,
+	.host_unregister = cpu_host_unregister,
 	.stream_open = cpu_stream_open,
 	.stream_sync = cpu_stream_sync,
 	.stream_native = cpu_stream_native,

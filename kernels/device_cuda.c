@@ -328,6 +328,40 @@ static int cuda_host_register(struct device *device, void *base, size_t bytes, s
 	return 0;
 }
 
+/* Takes the registration at `base` out of the list; NULL when there is none. */
+static struct registration *registration_take(struct cuda_device *d, const void *base)
+{
+	struct registration **at, *r;
+
+	pthread_mutex_lock(&d->front.lock);
+	for (at = &d->registrations; *at && (*at)->base != base; at = &(*at)->next)
+		;
+	r = *at;
+	if (r)
+		*at = r->next;
+	pthread_mutex_unlock(&d->front.lock);
+	return r;
+}
+
+static void cuda_host_unregister(struct device *device, void *base)
+{
+	struct cuda_device *d = (struct cuda_device *)device;
+	struct registration *r = registration_take(d, base);
+	struct err err;
+	int rc;
+
+	if (!r)
+		return;
+	free(r);
+	rc = make_current(d, &err);
+	if (!rc)
+		rc = CUDA_CHECK(cudaHostUnregister(base), &err);
+	if (rc < 0) {
+		err_add(&err, "unpinning host memory at %p", base);
+		device_fail(device, &err);
+	}
+}
+
 static int stream_fill(struct cuda_stream *s, struct err *err)
 {
 	int rc = CUDA_CHECK(cudaStreamCreateWithFlags(&s->native, cudaStreamNonBlocking), err);
@@ -714,6 +748,7 @@ const struct device_backend device_backend_cuda = {
 	.open = cuda_open,
 	.free = cuda_free,
 	.host_register = cuda_host_register,
+	.host_unregister = cuda_host_unregister,
 	.stream_open = cuda_stream_open,
 	.stream_sync = cuda_stream_sync,
 	.stream_native = cuda_stream_native,

@@ -26,6 +26,7 @@ struct device_backend {
 	int (*open)(const struct device_config *config, struct device **ret, struct err *err);
 	void (*free)(struct device *device);
 	int (*host_register)(struct device *device, void *base, size_t bytes, struct err *err);
+	void (*host_unregister)(struct device *device, void *base);
 	int (*stream_open)(struct device *device, const char *name, struct device_stream **ret,
 			   struct err *err);
 	void (*stream_sync)(struct device_stream *stream);

@@ -343,6 +343,7 @@ START_TEST(copies_and_zeroes)
 	device_copy(s, back, q, sizeof(host), DEVICE_COPY_OUT);
 	ck_assert_int_eq(device_host_register(device, host, sizeof(host), &err), 0);
 	ck_assert_int_eq(device_stream_sync(s, &err), 0);
+	device_host_unregister(device, host);
 	memset(host, 0, 10);
 	ck_assert_mem_eq(host, back, sizeof(host));
 	device = device_free(device);

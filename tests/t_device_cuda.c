@@ -138,8 +138,17 @@ START_TEST(host_memory_is_registered_until_free)
 	ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
 	/* A failed registration is no failure of the device. */
 	ck_assert(device_running(device));
-	device = device_free(device);
+	/* Memory that goes before the device does, and comes again at the same place. */
+	device_host_unregister(device, memory);
+	device_host_unregister(device, memory);
 	ck_assert_uint_eq(shim_registered(), 0);
+	ck_assert_int_eq(device_host_register(device, memory, 4096, &err), 0);
+	ck_assert_int_eq(device_host_register(device, memory + 4096, 4096, &err), 0);
+	shim_call_fail(1);
+	device_host_unregister(device, memory + 4096);
+	ck_assert(!device_running(device));
+	device = device_free(device);
+	ck_assert_uint_le(shim_registered(), 1);
 }
 END_TEST
 
