@@ -426,6 +426,8 @@ struct engine *engine_free(struct engine *e)
 		device_stream_sync(e->copy_out, &ignored);
 	if (e->copy_in)
 		device_stream_sync(e->copy_in, &ignored);
+	if (e->arena)
+		device_host_unregister(e->device, e->arena);
 	e->client = client_free(e->client);
 	for (size_t u = 0; e->units && u < e->plan->unit_count; u++)
 		free(e->units[u].grad_shared);
@@ -554,6 +556,9 @@ int engine_sync(struct engine *e, struct err *err)
 		return rc;
 	for (size_t i = 0; e->client && i < e->plan->host.grad_slots; i++)
 		if ((rc = engine_settle(e, &e->grad_slots[i].id, NULL, err)) < 0)
+			return rc;
+	for (size_t i = 0; e->client && i < e->plan->host.act_slots; i++)
+		if ((rc = engine_settle(e, &e->act_slots[i].id, NULL, err)) < 0)
 			return rc;
 	for (size_t u = 0; u < e->plan->unit_count; u++)
 		if ((rc = engine_settle(e, &e->units[u].step_id, NULL, err)) < 0 ||

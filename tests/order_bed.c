@@ -220,9 +220,10 @@ static void rank_close(struct rank *r)
 {
 	struct run *run = &r->run;
 
+	record_label("closing");
+	run->engine = engine_free(run->engine);
 	if (run->device && r->job->schedule)
 		r->job->result->logs[r->index] = record_log_take(run->device);
-	run->engine = engine_free(run->engine);
 	run->comm = comm_free(run->comm);
 	run->device = device_free(run->device);
 	for (unsigned i = 0; i < FEED_SLOTS; i++) {

@@ -137,6 +137,16 @@ void record_label(const char *fmt, ...)
 	pthread_mutex_unlock(&d->lock);
 }
 
+static void region_whole(struct record_device *d, const void *at, size_t bytes, const char *name)
+{
+	struct record_region region = {.at = (uintptr_t)at, .bytes = bytes, .whole = true};
+
+	snprintf(region.name, sizeof(region.name), "%s", name);
+	pthread_mutex_lock(&d->lock);
+	record_log_region(d->log, &region);
+	pthread_mutex_unlock(&d->lock);
+}
+
 void record_region(const void *at, size_t bytes, const char *fmt, ...)
 {
 	struct record_device *d = record_driven();
@@ -313,6 +323,7 @@ static int record_open(const struct device_config *config, struct device **ret, 
 	pthread_cond_init(&d->done, NULL);
 	if (pthread_create(&d->thread, NULL, executor, d))
 		abort();
+	region_whole(d, d->front.arena, config->memory_bytes, "device memory");
 	current = d;
 	driving = true;
 	*ret = &d->front;
@@ -353,8 +364,19 @@ static void record_free(struct device *device)
 
 static int record_register(struct device *device, void *base, size_t bytes, struct err *err)
 {
-	(void)device, (void)base, (void)bytes, (void)err;
+	(void)err;
+	region_whole((struct record_device *)device, base, bytes, "registered memory");
 	return 0;
+}
+
+/* It is about to be unmapped, which is as good as written: nobody may use it any more. */
+static void record_unregister(struct device *device, void *base)
+{
+	const struct record_log *log = ((struct record_device *)device)->log;
+
+	for (size_t i = 0; i < log->region_count; i++)
+		if (log->regions[i].whole && log->regions[i].at == (uintptr_t)base)
+			record_host_writes(base, log->regions[i].bytes, "unregistering memory");
 }
 
 static int record_stream_open(struct device *device, const char *name, struct device_stream **ret,
@@ -627,6 +649,7 @@ const struct device_backend device_backend_cuda = {
 	.open = record_open,
 	.free = record_free,
 	.host_register = record_register,
+	.host_unregister = record_unregister,
 	.stream_open = record_stream_open,
 	.stream_sync = record_stream_sync,
 	.stream_native = record_stream_native,

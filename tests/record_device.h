@@ -64,10 +64,11 @@ enum record_effect {
 	RECORD_WRITES_GRAD = 8,
 };
 
-/* Memory with a name. */
+/* Memory with a name. `whole`: cut up into others, which all accesses must keep to. */
 struct record_region {
 	uintptr_t at;
 	size_t bytes;
+	bool whole;
 	char name[RECORD_NAME_BYTES];
 };
 

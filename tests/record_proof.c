@@ -388,18 +388,49 @@ static void entry_print(const struct record_log *log, size_t entry, const char *
 		 does);
 }
 
-static void region_print(const struct record_log *log, uintptr_t at, char *text, size_t bytes)
+/* The smallest named memory that the byte is in; NULL: none. */
+static const struct record_region *region_of(const struct record_log *log, uintptr_t at)
 {
+	const struct record_region *found = NULL;
+
 	for (size_t i = 0; i < log->region_count; i++) {
 		const struct record_region *r = &log->regions[i];
 
-		if (at >= r->at && at < r->at + r->bytes) {
-			snprintf(text, bytes, "%s #%zu, from byte %zu", r->name, i,
-				 (size_t)(at - r->at));
-			return;
+		if (at >= r->at && at < r->at + r->bytes && (!found || r->bytes < found->bytes))
+			found = r;
+	}
+	return found;
+}
+
+bool record_within_bounds(const struct record_log *log, size_t *ret_entry, size_t *ret_access)
+{
+	for (size_t i = 0; i < log->count; i++) {
+		const struct record_entry *e = &log->entries[i];
+		size_t end = e->access_first + e->access_count;
+
+		for (size_t k = e->access_first; e->kind != RECORD_HOST && k < end; k++) {
+			const struct record_access *a = &log->accesses[k];
+			const struct record_region *r = region_of(log, a->at);
+
+			if (!r || (!r->whole && a->at + a->bytes <= r->at + r->bytes))
+				continue;
+			*ret_entry = i;
+			*ret_access = k - e->access_first;
+			return false;
 		}
 	}
-	snprintf(text, bytes, "host memory at %#zx", (size_t)at);
+	return true;
+}
+
+static void region_print(const struct record_log *log, uintptr_t at, char *text, size_t bytes)
+{
+	const struct record_region *r = region_of(log, at);
+
+	if (r)
+		snprintf(text, bytes, "%s #%zu, from byte %zu", r->name, (size_t)(r - log->regions),
+			 (size_t)(at - r->at));
+	else
+		snprintf(text, bytes, "host memory at %#zx", (size_t)at);
 }
 
 void record_fault_print(const struct record_log *log, const struct record_fault *f, char *text,

@@ -51,6 +51,13 @@ const bool *record_proof_adds(const struct record_proof *proof);
 /* Can the entry be left out? */
 bool record_orders(const struct record_entry *entry);
 
+/*
+ * True: every access of a stream or the daemon keeps to one allocation of the device, or to one
+ * part of registered memory, as far as it is in such memory. False: *ret_entry is the first that
+ * does not, and *ret_access which of its accesses.
+ */
+bool record_within_bounds(const struct record_log *log, size_t *ret_entry, size_t *ret_access);
+
 /* The fault in words, into `text`. */
 void record_fault_print(const struct record_log *log, const struct record_fault *fault, char *text,
 			size_t text_bytes);

@@ -126,8 +126,13 @@ static void log_check(const struct order_setup *s, unsigned rank, const struct r
 {
 	struct record_proof *proof = record_proof_open(log);
 	struct record_fault fault;
+	size_t entry, access;
 	char text[1024];
 
+	ck_assert_msg(record_within_bounds(log, &entry, &access),
+		      "%s, rank %u, seed %u: access %zu of %s (%s) leaves its memory",
+		      order_setup_text(s), rank, SEED, access, log->entries[entry].what,
+		      log->labels[log->entries[entry].label]);
 	if (!record_proof_holds(proof, NULL, &fault)) {
 		record_fault_print(log, &fault, text, sizeof(text));
 		ck_abort_msg("%s, rank %u, seed %u:\n%s", order_setup_text(s), rank, SEED, text);

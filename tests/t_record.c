@@ -317,6 +317,31 @@ START_TEST(operands_conflict)
 }
 END_TEST
 
+/* What is not of one allocation, in device memory, is out of bounds; the host's is its own. */
+START_TEST(bounds_are_kept)
+{
+	static const struct {
+		size_t from, bytes;
+		bool within;
+	} cases[] = {
+		{0, BYTES, true}, {8, BYTES - 8, true}, {8, BYTES, false}, {BYTES * 3, 8, false}};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct record_log *log;
+		size_t entry, access;
+
+		setup();
+		device_copy(a, host, x + cases[i].from, cases[i].bytes / 2, DEVICE_COPY_OUT);
+		device_zero(a, x + cases[i].from, cases[i].bytes);
+		log = record_log_take(device);
+		device = device_free(device);
+		free(host);
+		ck_assert_int_eq(record_within_bounds(log, &entry, &access), cases[i].within);
+		record_log_free(log);
+	}
+}
+END_TEST
+
 /* The result of a program that is not in order depends on the schedule. */
 START_TEST(schedules_disagree)
 {
@@ -566,6 +591,7 @@ int main(void)
 	tcase_add_test(programs, operations_run_and_are_known);
 	tcase_add_test(programs, operands_conflict);
 	tcase_add_test(programs, edges_can_be_left_out);
+	tcase_add_test(logs, bounds_are_kept);
 	tcase_add_test(logs, schedules_disagree);
 	tcase_add_test(logs, a_slot_is_the_daemons);
 	tcase_add_test(logs, ends_are_of_operations);
