@@ -29,6 +29,7 @@ PYTHON     ?= python3
 # Optional parts, found by themselves; `make config` prints what was found.
 CUDA_HOME  ?= /usr/local/cuda
 NVCC       ?= $(wildcard $(CUDA_HOME)/bin/nvcc)
+NCCL_H     ?= $(if $(NVCC),$(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)))
 SYSTEMD    ?= $(shell $(PKG_CONFIG) --exists libsystemd 2>/dev/null && echo yes)
 MPICC      ?= $(shell command -v mpicc.mpich 2>/dev/null)
 
@@ -123,7 +124,7 @@ $(foreach b,$(BENCHES),$(eval $(call bench_rules,$b)))
 
 all: config
 config: $(PROGS:%=$(B)/bin/%)
-	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)" "$(wildcard kernels/*.cu)" "$(wildcard comm/mpi*.c)"
+	@etc/config-table.sh "$(NVCC)" "$(SYSTEMD)" "$(MPICC)" "$(wildcard kernels/*.cu)" "$(wildcard comm/mpi*.c)" "$(NCCL_H)"
 
 deps:
 	@etc/deps.sh all
@@ -157,7 +158,7 @@ lint: check-layers check-headers check-isa check-owners check-includes check-man
 check-headers: $(patsubst %.h,$(B)/hdr/%.ok,$(wildcard */*.h))
 $(B)/hdr/%.ok: %.h
 	$(Q)mkdir -p $(@D); $(CC) $(c_flags) $(if $(findstring _avx512.h,$<),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma) \
-	    $(if $(findstring _avx2.h,$<),-mavx2 -mfma) $(if $(findstring cuda,$<),$(cuda_include)) -fsyntax-only -x c $< && touch $@
+	    $(if $(findstring _avx2.h,$<),-mavx2 -mfma) $(if $(findstring cuda,$<)$(findstring nccl,$<),$(cuda_include)) -fsyntax-only -x c $< && touch $@
 check-isa: $(all_objs)
 	$(Q)tests/lint/isa.sh $^
 check-includes:

@@ -49,8 +49,8 @@ size_t comm_shm_bytes(unsigned world);
 bool comm_backend_built(enum comm_backend backend);
 
 /*
- * Waits for all ranks to arrive. ERR_CONFIG when the backend is not in this build, ERR_UNAVAILABLE
- * when its library is not to be had.
+ * Waits for all ranks to arrive. ERR_CONFIG when the backend is not in this build, or its library
+ * not to be had.
  */
 int comm_open(const struct comm_config *config, struct comm **ret, struct err *err);
 

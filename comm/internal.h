@@ -26,7 +26,6 @@ struct comm_call {
  * out of the backend. Each returns 0 or a negative code with err filled.
  */
 struct comm_ops {
-	const char *name;
 	/* Waits for all ranks. */
 	int (*open)(const struct comm_config *config, void **ret, struct err *err);
 	void (*free)(void *state);

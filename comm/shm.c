@@ -280,7 +280,6 @@ static int shm_run(void *state, const struct comm_call *call, uint64_t *bytes_mo
 }
 
 const struct comm_ops comm_shm_ops = {
-	.name = "shm",
 	.open = shm_backend_open,
 	.free = shm_backend_free,
 	.run = shm_run,
