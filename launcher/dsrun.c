@@ -15,6 +15,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "comm/comm.h"
 #include "common/conf.h"
 #include "common/file.h"
 #include "common/json.h"
@@ -307,16 +308,17 @@ static int print(const char *text)
 
 static int print_version(void)
 {
-	const bool cuda = device_built(DEVICE_CUDA);
+	const bool cuda = device_built(DEVICE_CUDA), nccl = comm_backend_built(COMM_NCCL);
 	char text[256];
 
 	snprintf(text, sizeof(text),
 		 "dsrun " DSRUN_VERSION "\n"
 		 "devices      cpu (scalar, AVX2, AVX-512)%s\n"
-		 "collectives  shm\n"
+		 "collectives  shm%s\n"
 		 "swap engines io_uring, libaio\n"
-		 "left out     %snccl, mpi\n",
-		 cuda ? ", cuda (sm_80, sm_90, PTX)" : "", cuda ? "" : "cuda, ");
+		 "left out     %s%smpi\n",
+		 cuda ? ", cuda (sm_80, sm_90, PTX)" : "", nccl ? ", nccl" : "",
+		 cuda ? "" : "cuda, ", nccl ? "" : "nccl, ");
 	return print(text);
 }
 

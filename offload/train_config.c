@@ -305,6 +305,11 @@ static int check_device(const struct train_config *c, const struct conf_doc *doc
 	if (!device_built((enum device_type)c->device.type))
 		return conf_error(doc, "device.type", err,
 				  "cuda, expected cpu: this build has no cuda device");
+	if (c->device.type == DEVICE_CUDA && c->device.count > 1 && !comm_backend_built(COMM_NCCL))
+		return conf_error(doc, "device.count", err,
+				  "%ju, expected 1: cuda devices work together through NCCL, which "
+				  "this build does not have",
+				  (uintmax_t)c->device.count);
 	return 0;
 }
 

@@ -26,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/news.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "worker/init.h"
@@ -34,6 +35,8 @@
 #define JOB_BYTES_MAX ((off_t)16 << 20)
 #define CPUS_MAX      8192
 #define CACHE_LINE    64u
+/* From the first rank that is ready to the last: they read the same files and the same memory. */
+#define MEET_NS 120000000000ull
 
 double run_now(void)
 {
@@ -183,6 +186,34 @@ static unsigned device_threads(void)
 	return (unsigned)count < GPT2_THREADS_MAX ? (unsigned)count : GPT2_THREADS_MAX;
 }
 
+/* What NCCL's ranks meet by, on its way to all of them. */
+static int publish_id(void *arg, const uint8_t id[COMM_ID_BYTES], struct err *err)
+{
+	const struct run *run = arg;
+	char text[COMM_ID_TEXT_BYTES];
+
+	comm_id_format(id, text);
+	return report_write(run->report_fd, REPORT_COMM_ID, text, err);
+}
+
+static int open_comm(struct run *run, struct err *err)
+{
+	bool cuda = device_type_of(run->device) == DEVICE_CUDA;
+	struct comm_config comm = {
+		.backend = cuda ? COMM_NCCL : COMM_SHM,
+		.rank = run->rank,
+		.world = run->world,
+		.shm_fd = JOB_FD_COMM,
+		.device = run->device,
+		.news_fd = JOB_FD_NEWS,
+		.publish = publish_id,
+		.publish_arg = run,
+		.timeout_ns = MEET_NS,
+	};
+
+	return comm_open(&comm, &run->comm, err);
+}
+
 static int open_engine(struct run *run, struct err *err)
 {
 	struct device_config device = {
@@ -190,8 +221,6 @@ static int open_engine(struct run *run, struct err *err)
 		.memory_bytes = run->config.device.memory,
 		.threads = device_threads(),
 	};
-	struct comm_config comm = {
-		.backend = COMM_SHM, .rank = run->rank, .world = run->world, .shm_fd = JOB_FD_COMM};
 	struct engine_config engine = {
 		.config = &run->config,
 		.arch = run->arch,
@@ -200,10 +229,15 @@ static int open_engine(struct run *run, struct err *err)
 		.daemon_socket = run->job.socket,
 		.job = run->job.id,
 	};
-	int rc = device_open(&device, &run->device, err);
+	int rc = 0;
 
+	/* The agent numbers a host's workers as CUDA does its devices. */
+	if (device.type == DEVICE_CUDA)
+		rc = env_number("LOCAL_RANK", &device.index, err);
 	if (!rc)
-		rc = comm_open(&comm, &run->comm, err);
+		rc = device_open(&device, &run->device, err);
+	if (!rc)
+		rc = open_comm(run, err);
 	engine.device = run->device;
 	engine.comm = run->comm;
 	if (!rc)
