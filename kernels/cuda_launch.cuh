@@ -51,6 +51,18 @@
 
 #endif
 
+/*
+ * Before a loop whose bounds are constants and that indexes what is to stay in registers; and the
+ * contrary, for what is seldom run.
+ */
+#ifdef __CUDACC__
+#define CUDA_UNROLL    _Pragma("unroll")
+#define CUDA_NO_UNROLL _Pragma("unroll 1")
+#else
+#define CUDA_UNROLL
+#define CUDA_NO_UNROLL
+#endif
+
 #define CUDA_WARP      32u
 #define CUDA_WARP_FULL 0xffffffffu
 

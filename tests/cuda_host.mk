@@ -39,3 +39,14 @@ $(B)/tests/t_device_cuda.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 $(B)/tests/t_device_cuda: | $(cuda_host_CUBLASLT)
 t_cuda_shim_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/shim_kernels.cu
 $(B)/tests/t_cuda_shim.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+
+TESTS += t_cuda_mma
+t_cuda_mma_USES := common
+t_cuda_mma_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/mma_kernels.cu
+$(B)/tests/t_cuda_mma.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+
+TESTS += t_cuda_attention
+t_cuda_attention_USES := common
+t_cuda_attention_SRCS := $(cuda_host_SRCS) kernels/reference.c \
+    $(addprefix cuda_host/kernels/,attention_cuda.cu attention_bf16_cuda.cu attention_f32_cuda.cu)
+$(B)/tests/t_cuda_attention.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
