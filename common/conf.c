@@ -516,20 +516,27 @@ static int sections_read(struct reader *r, const struct conf_key *key, struct co
 	return rc;
 }
 
-/* The first name takes what the mapping, which began at `mark`, leaves of the whole. */
+/* Checks the shares of a mapping that began at `mark`. The first name takes what is left of the
+ * whole, unless its share is given, too: then nothing may be left. */
 static int shares_complete(struct reader *r, const struct conf_key *key, double *shares,
 			   size_t count, yaml_mark_t mark, const char *path)
 {
+	char first[CONF_PATH_BYTES];
 	double sum = 0;
+	bool given;
 
-	for (size_t i = 1; i < count; i++)
+	snprintf(first, sizeof(first), "%.*s.%s", CONF_PATH_BYTES / 2, path, key->names[0]);
+	given = conf_doc_find(r->doc, first) != NULL;
+	for (size_t i = 0; i < count; i++)
 		sum += shares[i];
-	if (sum > 1 + SHARES_SLACK)
-		return fail(r, mark, path, "the shares add up to %.15g, expected at most 1", sum);
-	if (sum <= 0)
+	if (sum > 1 + SHARES_SLACK || (given && sum < 1 - SHARES_SLACK))
+		return fail(r, mark, path, "the shares add up to %.15g, expected %s1", sum,
+			    given ? "" : "at most ");
+	if (!given && sum <= 0)
 		return fail(r, mark, path, "no share is above 0; for that, write '%s'",
 			    key->names[0]);
-	shares[0] = 1 - sum > SHARES_SLACK ? 1 - sum : 0;
+	if (!given)
+		shares[0] = 1 - sum > SHARES_SLACK ? 1 - sum : 0;
 	return 0;
 }
 
@@ -544,11 +551,10 @@ static int shares_read(struct reader *r, const struct conf_key *key, double *out
 
 	for (; key->names[count]; count++) {
 		assert(count < CONF_SHARES_MAX);
-		if (count)
-			table[count - 1] = (struct conf_key){.name = key->names[count],
-							     .type = CONF_DOUBLE,
-							     .offset = count * sizeof(*shares),
-							     .max = 1};
+		table[count] = (struct conf_key){.name = key->names[count],
+						 .type = CONF_DOUBLE,
+						 .offset = count * sizeof(*shares),
+						 .max = 1};
 	}
 	if (r->event.type == YAML_MAPPING_START_EVENT) {
 		rc = mapping_read(r, table, shares, path);

@@ -30,7 +30,7 @@ enum conf_type {
 	CONF_DOUBLES,  /* struct conf_doubles; exactly `count` entries when count > 0 */
 	CONF_SECTIONS, /* struct conf_items: a list of mappings, each of `item_bytes`, by `keys` */
 	CONF_SHARES,   /* double for each of `names`, 1 in all, how something is divided among them:
-			* "b" gives it all to b, "{b: 0.5, c: 0.3}" the rest to the first name */
+			* "b" gives it all to b; "{b: 0.5, c: 0.3}" gives the first name the rest */
 };
 
 struct conf_strings {

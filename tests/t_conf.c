@@ -181,6 +181,9 @@ static const struct {
 	{"farther", {0, 0, 1}},
 	{"'far'", {0, 1, 0}},
 	{"{far: 1}", {0, 1, 0}},
+	{"{near: 1}", {1, 0, 0}},
+	{"{far: 0.5, near: 0.5}", {0.5, 0.5, 0}},
+	{"{near: 0, far: 0.9, farther: 0.1}", {0, 0.9, 0.1}},
 	{"{far: 1.0, farther: 0}", {0, 1, 0}},
 	{"{farther: 0.25}", {0.75, 0, 0.25}},
 	{"{farther: 0.25, far: 0.5}", {0.25, 0.5, 0.25}},
@@ -205,7 +208,7 @@ START_TEST(shares_are_read)
 	ck_assert(conf_has(doc, "place"));
 	/* A message about one share stands at it, or where it would be. */
 	conf_error(doc, "place.far", &err, "is too far");
-	if (strstr(text, "far: 0.9"))
+	if (strstr(text, "{far: 0.9"))
 		ck_assert_str_eq(err.text, "t.yaml:2:14: place.far: is too far");
 	if (!strchr(text, '{') && !strstr(text, "\n  "))
 		ck_assert_str_eq(err.text, "t.yaml:2:8: place.far: is too far");
@@ -322,8 +325,11 @@ static const struct {
 	{"layers: 1\nplace:", "2:7: place: no value given, expected a word"},
 	{"layers: 1\nplace: {far: 0.5, farthr: 0.5}",
 	 "2:19: place.farthr: unknown key (did you mean 'farther'?)"},
-	{"layers: 1\nplace: {near: 0.5, far: 0.5}",
-	 "2:9: place.near: unknown key (did you mean 'far'?)"},
+	{"layers: 1\nplace: {near: 0.3, far: 0.5}",
+	 "2:8: place: the shares add up to 0.8, expected 1"},
+	{"layers: 1\nplace: {near: 0.6, far: 0.5}",
+	 "2:8: place: the shares add up to 1.1, expected 1"},
+	{"layers: 1\nplace: {near: 0}", "2:8: place: the shares add up to 0, expected 1"},
 	{"layers: 1\nplace: {far: 0.5, far: 0.4}",
 	 "2:19: place.far: given twice (first at line 2)"},
 	{"layers: 1\nplace: far\nplace: {far: 0.5}", "3:1: place: given twice (first at line 2)"},
