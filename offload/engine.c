@@ -50,11 +50,11 @@ int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *re
 	return client_wait(e->client, pending, ret, err);
 }
 
-static enum replica replica_of(const struct plan *p)
+static enum replica replica_of(const struct plan *p, size_t u)
 {
 	if (p->place_param == PLACE_NONE)
 		return p->stage == 3 ? REPLICA_PART : REPLICA_WHOLE;
-	if (!p->param_blobs)
+	if (!p->units[u].param_blob)
 		return REPLICA_HOME;
 	return p->place_param == PLACE_CPU ? REPLICA_REGION : REPLICA_BLOB;
 }
@@ -148,14 +148,14 @@ static int units_alloc(struct engine *e, struct err *err)
 		struct unit_state *s = &e->units[u];
 		int rc;
 
-		s->replica = replica_of(p);
+		s->replica = replica_of(p, u);
 		s->fetch_id = s->store_id = s->step_id = ENGINE_NO_ID;
 		s->fetch_slot = -1;
 		rc = device_event_open(e->device, &s->replica_written, err);
 		if (rc == 0 && (s->replica == REPLICA_WHOLE || s->replica == REPLICA_PART))
 			rc = device_take(e, &s->mem, p->units[u].param_elems * e->param_bytes,
 					 "parameters", err);
-		if (rc == 0 && !e->offloaded)
+		if (rc == 0 && !unit_offloaded(e, u))
 			rc = unit_state_alloc(e, u, err);
 		if (rc == 0 && p->units[u].grad_shared) {
 			s->grad_shared = calloc(1, sizeof(*s->grad_shared));
@@ -246,11 +246,11 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 	struct protocol_unit out = {
 		.elems = pu->opt_elems,
 		.decay_elems = unit_decay(e, u),
-		.param_home = (uint8_t)p->param_home,
-		.state_home = (uint8_t)p->state_home,
+		.param_home = (uint8_t)pu->param_home,
+		.state_home = (uint8_t)pu->state_home,
 	};
 
-	if (p->param_home == PROTOCOL_HOME_MEMORY)
+	if (pu->param_home == PROTOCOL_HOME_MEMORY)
 		out.param_offset = e->data_offset + pu->param_home_offset;
 	if (e->config->optimizer.clip > 0) {
 		out.norm_first = unit_norm_first(e, u);
@@ -310,19 +310,21 @@ static void open_message_fill(const struct engine *e, struct protocol_open *o)
 static int session_connect(struct engine *e, const struct engine_config *config,
 			   struct client_config *c, struct err *err)
 {
-	size_t units = e->offloaded ? e->plan->unit_count : 0;
+	const struct plan *p = e->plan;
+	size_t units = p->daemon_units;
 	struct protocol_unit *units_table = table(units, sizeof(*units_table));
 	int rc;
 
 	if (!units_table)
 		return err_sys(err, -ENOMEM, "allocating the session's units");
-	e->data_offset = protocol_data_offset((uint32_t)e->plan->host.ring_slots);
-	for (size_t u = 0; u < units; u++)
-		units_table[u] = unit_for_daemon(e, u);
+	e->data_offset = protocol_data_offset((uint32_t)p->host.ring_slots);
+	for (size_t u = 0; u < p->unit_count; u++)
+		if (unit_offloaded(e, u))
+			units_table[p->units[u].daemon_idx] = unit_for_daemon(e, u);
 	c->open.unit_count = (uint32_t)units;
-	c->open.blob_count = (uint32_t)e->plan->blob_count;
+	c->open.blob_count = (uint32_t)p->blob_count;
 	c->units = units_table;
-	c->blobs = e->plan->blobs;
+	c->blobs = p->blobs;
 	c->socket = config->daemon_socket;
 	c->job = config->job;
 	c->rank = e->rank;
@@ -401,7 +403,6 @@ int engine_open(const struct engine_config *config, struct engine **ret, struct 
 	e->world = config->plan->world;
 	e->param_bytes = dtype_bytes(e->plan->param_type);
 	e->grad_bytes = dtype_bytes(e->plan->grad_type);
-	e->offloaded = e->plan->place_optimizer != PLACE_NONE;
 	e->piece_transfer = -1;
 	if ((rc = tables_alloc(e, err)) < 0 || (rc = streams_open(e, err)) < 0 ||
 	    (rc = units_alloc(e, err)) < 0 || (rc = slots_alloc(e, err)) < 0 ||

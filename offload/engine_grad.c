@@ -2,10 +2,13 @@
  * Gradients out, and the optimizer step.
  *
  * A unit's gradient is accumulated in fp32 on the device while its phases run, then reduced over
- * the ranks at once (stage 0: to all, else each its partition), and taken over by the optimizer:
- * copied out for the daemon, or kept in device memory. Where nothing needs a global norm and there
- * is one micro-batch, the copy-out stream sends the unit's STEP along with its gradient, during
- * backward.
+ * the ranks at once (stage 0: to all, else each its partition), and taken over by the unit's
+ * optimizer: copied out for the daemon, or kept in device memory. Where nothing needs a global norm
+ * and there is one micro-batch, the copy-out stream sends the unit's STEP along with its gradient,
+ * during backward.
+ *
+ * Units of both kinds may be in one model. A sum of squares is the same wherever it is taken, and
+ * the norm adds them up in unit order, so that its bits do not tell where a unit is.
  */
 #include <errno.h>
 #include <math.h>
@@ -136,11 +139,16 @@ static int push_grad(void *arg, struct err *err)
 	return rc;
 }
 
+static uint32_t daemon_idx(const struct engine *e, int u)
+{
+	return (uint32_t)e->plan->units[u].daemon_idx;
+}
+
 /* A STEP of unit u; its id is kept in the unit until the next one, or in the slot. */
 static struct protocol_submission step_of(const struct engine *e, int u, double scale)
 {
 	return (struct protocol_submission){.op = PROTOCOL_OP_STEP,
-					    .unit = (uint32_t)u,
+					    .unit = daemon_idx(e, u),
 					    .step = e->step,
 					    .lr = e->lr,
 					    .grad_scale = scale};
@@ -163,7 +171,7 @@ static int pushes_make(struct engine *e, int u, struct grad_slot *slot, struct e
 	} else {
 		slot->push[0] = (struct protocol_submission){
 			.op = PROTOCOL_OP_GRAD,
-			.unit = (uint32_t)u,
+			.unit = daemon_idx(e, u),
 			.flags = (e->micro == 0 ? PROTOCOL_FLAG_FIRST : 0) |
 				 (last_micro(e) ? PROTOCOL_FLAG_LAST : 0),
 		};
@@ -224,13 +232,13 @@ int grad_end(struct engine *e, int u, struct err *err)
 	struct grad_buffer *b = buffer_of(e, u);
 	struct part_buffer *part = reduce(e, u, b);
 
-	if (e->offloaded)
+	if (unit_offloaded(e, (size_t)u))
 		return send_out(e, u, part, err);
 	keep_on_device(e, u, part);
 	return 0;
 }
 
-/* Waits for every gradient on its way to the daemon; with clipping their norms are known then. */
+/* Waits for every gradient on its way to the daemon; with clipping their sums are known then. */
 static int grads_settle(struct engine *e, struct err *err)
 {
 	for (size_t i = 0; i < e->plan->host.grad_slots; i++) {
@@ -248,9 +256,12 @@ static int sums_from_device(struct engine *e, struct err *err)
 {
 	for (size_t u = 0; u < e->plan->unit_count; u++) {
 		size_t count = vector_blocks(e->plan->units[u].partition);
-		double *blocks = malloc(count * sizeof(*blocks)), sum = 0;
+		double *blocks, sum = 0;
 		int rc;
 
+		if (unit_offloaded(e, u))
+			continue;
+		blocks = malloc(count * sizeof(*blocks));
 		if (!blocks)
 			return err_sys(err, -ENOMEM, "allocating a norm's partial sums");
 		device_copy(e->comm_stream, blocks, e->units[u].blocks, count * sizeof(*blocks),
@@ -301,8 +312,11 @@ static int steps_submit(struct engine *e, double scale, struct err *err)
 {
 	for (size_t u = 0; u < e->plan->unit_count; u++) {
 		struct protocol_submission op = step_of(e, (int)u, scale);
-		int rc = engine_settle(e, &e->units[u].step_id, NULL, err);
+		int rc;
 
+		if (!unit_offloaded(e, u))
+			continue;
+		rc = engine_settle(e, &e->units[u].step_id, NULL, err);
 		if (rc == 0)
 			rc = client_submit(e->client, &op, &e->units[u].step_id, err);
 		if (rc < 0)
@@ -336,28 +350,42 @@ static void adam_on_device(struct engine *e, int u, void *param, double scale)
 	adam_step(e->compute, &a);
 }
 
+/* The partition is all that ranks keep of the unit: nothing has to be gathered to step it. */
+static int step_part(struct engine *e, int u, double scale, struct err *err)
+{
+	size_t bytes = e->plan->units[u].opt_elems * e->param_bytes;
+	int slot, rc = unit_bring_part(e, u, &slot, err);
+
+	if (rc < 0)
+		return rc;
+	unit_await(e, u, slot, e->compute);
+	adam_on_device(e, u, unit_mem(e, u, slot) + e->rank * bytes, scale);
+	device_event_record(e->gather_slots[slot].ready, e->compute);
+	return unit_write_back(e, u, slot, err);
+}
+
 /* Steps unit u where its parameters are, on the compute stream, and spreads the result. */
 static int step_on_device(struct engine *e, int u, double scale, struct err *err)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
 	struct unit_state *s = &e->units[u];
 	size_t bytes = pu->opt_elems * e->param_bytes;
-	bool part = pu->opt_elems < pu->padded;
 	int slot = -1, rc;
-	char *whole, *place;
 
 	if (s->replica == REPLICA_PART) {
 		adam_on_device(e, u, s->mem, scale);
 		device_event_record(s->replica_written, e->compute);
 		return 0;
 	}
+	if (pu->param_elems < pu->padded)
+		return step_part(e, u, scale, err);
 	rc = unit_bring(e, u, &slot, err);
 	if (rc < 0)
 		return rc;
 	unit_await(e, u, slot, e->compute);
-	whole = unit_mem(e, u, slot);
-	place = whole + (part ? e->rank * bytes : 0);
-	adam_on_device(e, u, place, scale);
+	adam_on_device(e, u,
+		       unit_mem(e, u, slot) + (pu->opt_elems < pu->padded ? e->rank * bytes : 0),
+		       scale);
 	return unit_spread(e, u, slot, err);
 }
 
@@ -380,6 +408,31 @@ int unit_spread(struct engine *e, int u, int slot, struct err *err)
 	return slot < 0 ? 0 : unit_write_back(e, u, slot, err);
 }
 
+/* The scale of all gradients that clipping asks for, from the norm of them all. */
+static int clip_scale(struct engine *e, double *ret_norm, double *ret_scale, struct err *err)
+{
+	int rc = grads_settle(e, err);
+
+	if (rc == 0)
+		rc = sums_from_device(e, err);
+	if (rc == 0)
+		rc = global_norm(e, ret_norm, err);
+	if (rc == 0 && *ret_norm > e->config->optimizer.clip)
+		*ret_scale = e->config->optimizer.clip / (*ret_norm + 1e-6);
+	return rc;
+}
+
+/* Slots whose unit was stepped elsewhere hold it as of the step before. */
+static void slots_drop_stale(struct engine *e)
+{
+	for (size_t i = 0; i < e->plan->device.gather_slots; i++) {
+		int u = e->gather_slots[i].unit;
+
+		if (u >= 0 && (unit_offloaded(e, (size_t)u) || e->units[u].replica == REPLICA_PART))
+			e->gather_slots[i].unit = -1;
+	}
+}
+
 int engine_step_end(struct engine *e, double *ret_norm, struct err *err)
 {
 	double norm = 0, scale = 1;
@@ -389,30 +442,20 @@ int engine_step_end(struct engine *e, double *ret_norm, struct err *err)
 	if ((rc = device_stream_sync(e->comm_stream, err)) < 0 ||
 	    (rc = device_stream_sync(e->copy_out, err)) < 0)
 		return rc;
-	if (clips(e)) {
-		rc = e->offloaded ? grads_settle(e, err) : sums_from_device(e, err);
-		if (rc == 0)
-			rc = global_norm(e, &norm, err);
-		if (rc < 0)
-			return rc;
-		if (norm > e->config->optimizer.clip)
-			scale = e->config->optimizer.clip / (norm + 1e-6);
-	}
-	e->phase = e->phase_count;
-	if (e->offloaded && clips(e))
+	if (clips(e) && (rc = clip_scale(e, &norm, &scale, err)) < 0)
+		return rc;
+	/* The daemon begins while the device steps what it has. */
+	if (clips(e))
 		rc = steps_submit(e, scale, err);
 	for (size_t u = 0; rc == 0 && u < e->plan->unit_count; u++) {
-		if (!e->offloaded)
+		if (!unit_offloaded(e, u))
 			rc = step_on_device(e, (int)u, scale, err);
 		else if (e->units[u].replica != REPLICA_HOME)
 			e->units[u].stale = true;
 	}
 	if (rc < 0)
 		return rc;
-	/* Gathered copies are of the step before, but for those just stepped in their slots. */
-	if (e->offloaded || e->units[0].replica == REPLICA_PART)
-		for (size_t i = 0; i < e->plan->device.gather_slots; i++)
-			e->gather_slots[i].unit = -1;
+	slots_drop_stale(e);
 	device_event_record(e->mark_compute, e->compute);
 	device_event_record(e->mark_comm, e->comm_stream);
 	*ret_norm = norm;

@@ -26,6 +26,12 @@ static bool needs_fetch(const struct unit_state *s)
 	return s->replica == REPLICA_HOME || s->stale;
 }
 
+/* Does it take an operation of the daemon at all? */
+static bool needs_operation(const struct unit_state *s)
+{
+	return needs_fetch(s) || s->replica == REPLICA_BLOB;
+}
+
 static int slot_of(const struct engine *e, int u)
 {
 	for (size_t i = 0; i < e->plan->device.gather_slots; i++)
@@ -99,16 +105,19 @@ int unit_fetch(struct engine *e, int u, bool must, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
 	bool fetch = needs_fetch(s);
-	struct protocol_submission op = {.op = fetch ? PROTOCOL_OP_FETCH : PROTOCOL_OP_LOAD,
-					 .unit = (uint32_t)u};
+	const struct plan_unit *pu = &e->plan->units[u];
+	struct protocol_submission op = {
+		.op = fetch ? PROTOCOL_OP_FETCH : PROTOCOL_OP_LOAD,
+		.unit = (uint32_t)(fetch ? pu->daemon_idx : pu->blob_idx),
+	};
 	int slot = -1, rc;
 
-	if (s->fetching || (!fetch && s->replica != REPLICA_BLOB))
+	if (s->fetching || !needs_operation(s))
 		return 0;
 	/* A blob on its way to the swap must have been pushed before it is asked for again. */
 	if (!fetch && (rc = engine_settle(e, &s->store_id, NULL, err)) < 0)
 		return rc;
-	if (!fetch || e->plan->param_home == PROTOCOL_HOME_SWAP) {
+	if (!fetch || pu->param_home == PROTOCOL_HOME_SWAP) {
 		slot = fetch_slot_take(e, must, err);
 		if (slot == -EAGAIN)
 			return 0;
@@ -138,12 +147,12 @@ int units_fetch_ahead(struct engine *e, struct err *err)
 		if (u < 0)
 			continue;
 		ahead++;
-		if (!e->units[u].stale && (resident(&e->units[u]) || slot_of(e, u) >= 0))
+		if (!needs_operation(&e->units[u]) || (!e->units[u].stale && slot_of(e, u) >= 0))
 			continue;
 		rc = unit_fetch(e, u, false, err);
 		if (rc < 0)
 			return rc;
-		if (!e->units[u].fetching && e->plan->host.fetch_slots)
+		if (!e->units[u].fetching)
 			break; /* no slot: those nearer in time go first */
 	}
 	return 0;
@@ -184,17 +193,22 @@ static void fetched_release(struct engine *e, int u)
 	s->fetch_slot = -1;
 }
 
-/* The slot to bring a unit into: not the one in use by the phase in work, where there are two. */
-static int slot_choose(struct engine *e)
+/*
+ * The slot to bring a unit into: an empty one, else the one that was wanted longest ago. So it is
+ * not the one of the phase in work, where there are two.
+ */
+static struct gather_slot *slot_choose(struct engine *e)
 {
-	const struct plan *p = e->plan;
-	int now = e->phase < e->phase_count ? e->phases[e->phase].unit : -1;
-	size_t i = e->gather_next;
+	struct gather_slot *best = &e->gather_slots[0];
 
-	if (p->device.gather_slots > 1 && now >= 0 && e->gather_slots[i].unit == now)
-		i = (i + 1) % p->device.gather_slots;
-	e->gather_next = (i + 1) % p->device.gather_slots;
-	return (int)i;
+	for (size_t i = 1; i < e->plan->device.gather_slots; i++) {
+		struct gather_slot *s = &e->gather_slots[i];
+		bool empty = s->unit < 0, best_empty = best->unit < 0;
+
+		if (empty != best_empty ? empty : s->wanted < best->wanted)
+			best = s;
+	}
+	return best;
 }
 
 /* Copies `bytes` from the arena to the device, behind whatever still uses the destination. */
@@ -259,29 +273,53 @@ static int refresh_part(struct engine *e, int u, struct err *err)
 	return 0;
 }
 
-/* param_elems at `src` (the arena) into the slot, gathered when they are a partition. */
-static void gather_from_arena(struct engine *e, int u, struct gather_slot *slot, const char *src)
+/* The unit's param_elems, as they are in the arena, at their place in the slot. */
+static int replica_into(struct engine *e, int u, struct gather_slot *slot, char **ret_place,
+			struct err *err)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
+	struct unit_state *s = &e->units[u];
 	size_t bytes = pu->param_elems * e->param_bytes;
-	bool part = pu->param_elems < pu->padded;
-	char *place = slot->mem + (part ? e->rank * bytes : 0);
+	const char *src = e->arena + e->data_offset + pu->param_blob_offset;
 
-	copy_in(e, place, src, bytes);
-	if (!part) {
+	if (s->replica == REPLICA_REGION) {
+		device_stream_wait(e->copy_in, s->replica_written);
+	} else {
+		int rc = arrive(e, u, &src, err);
+
+		if (rc < 0)
+			return rc;
+	}
+	*ret_place = slot->mem + (pu->param_elems < pu->padded ? e->rank * bytes : 0);
+	copy_in(e, *ret_place, src, bytes);
+	fetched_release(e, u);
+	return 0;
+}
+
+/* The same, gathered when they are a partition. */
+static int replica_gather(struct engine *e, int u, struct gather_slot *slot, struct err *err)
+{
+	const struct plan_unit *pu = &e->plan->units[u];
+	char *place;
+	int rc = replica_into(e, u, slot, &place, err);
+
+	if (rc < 0)
+		return rc;
+	if (pu->param_elems == pu->padded) {
 		device_event_record(slot->ready, e->copy_in);
-		return;
+		return 0;
 	}
 	device_event_record(e->arrived, e->copy_in);
 	device_stream_wait(e->comm_stream, e->arrived);
-	comm_all_gather(e->comm, e->comm_stream, slot->mem, place, bytes);
+	comm_all_gather(e->comm, e->comm_stream, slot->mem, place,
+			pu->param_elems * e->param_bytes);
 	device_event_record(slot->ready, e->comm_stream);
+	return 0;
 }
 
 static int bring_into_slot(struct engine *e, int u, struct gather_slot *slot, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
-	const char *src;
 	int rc;
 
 	switch (s->replica) {
@@ -295,31 +333,34 @@ static int bring_into_slot(struct engine *e, int u, struct gather_slot *slot, st
 		return 0;
 	case REPLICA_REGION:
 	case REPLICA_BLOB:
-		if (s->stale) {
-			rc = refresh_into(e, u, slot->mem, slot->ready, err);
-			if (rc < 0)
-				return rc;
-			return unit_write_back(e, u, (int)(slot - e->gather_slots), err);
-		}
-		if (s->replica == REPLICA_REGION) {
-			device_stream_wait(e->copy_in, s->replica_written);
-			gather_from_arena(e, u, slot,
-					  e->arena + e->data_offset +
-						  e->plan->units[u].param_blob_offset);
-			return 0;
-		}
-		__attribute__((fallthrough));
-	case REPLICA_HOME:
-		rc = arrive(e, u, &src, err);
+		if (!s->stale)
+			return replica_gather(e, u, slot, err);
+		rc = refresh_into(e, u, slot->mem, slot->ready, err);
 		if (rc < 0)
 			return rc;
-		gather_from_arena(e, u, slot, src);
-		fetched_release(e, u);
-		return 0;
+		return unit_write_back(e, u, (int)(slot - e->gather_slots), err);
+	case REPLICA_HOME:
+		return replica_gather(e, u, slot, err);
 	case REPLICA_WHOLE:
 		break;
 	}
 	return err_set(err, ERR_INTERNAL, "unit %d has no use for a gather slot", u);
+}
+
+/* A slot for unit u, in which it may be already. What is enqueued now may write to it. */
+static struct gather_slot *slot_take(struct engine *e, int u)
+{
+	int i = slot_of(e, u);
+	struct gather_slot *slot = i < 0 ? slot_choose(e) : &e->gather_slots[i];
+	/* Invariant 3: who may still touch the slot. */
+	struct device_event *const before[] = {slot->ready, slot->used, slot->saved};
+
+	for (size_t k = 0; k < 3; k++) {
+		device_stream_wait(e->copy_in, before[k]);
+		device_stream_wait(e->comm_stream, before[k]);
+	}
+	slot->wanted = ++e->gather_turn;
+	return slot;
 }
 
 int unit_bring(struct engine *e, int u, int *ret_slot, struct err *err)
@@ -334,24 +375,33 @@ int unit_bring(struct engine *e, int u, int *ret_slot, struct err *err)
 	}
 	i = slot_of(e, u);
 	if (i >= 0 && !s->stale) {
+		e->gather_slots[i].wanted = ++e->gather_turn;
 		*ret_slot = i;
 		return 0;
 	}
-	if (i < 0)
-		i = slot_choose(e);
-	slot = &e->gather_slots[i];
-	/* Invariant 3: who may still touch the slot. */
-	struct device_event *const before[] = {slot->ready, slot->used, slot->saved};
-
-	for (size_t k = 0; k < 3; k++) {
-		device_stream_wait(e->copy_in, before[k]);
-		device_stream_wait(e->comm_stream, before[k]);
-	}
+	slot = slot_take(e, u);
 	slot->unit = u;
 	rc = bring_into_slot(e, u, slot, err);
 	if (rc < 0)
 		return rc;
-	*ret_slot = i;
+	*ret_slot = (int)(slot - e->gather_slots);
+	return 0;
+}
+
+int unit_bring_part(struct engine *e, int u, int *ret_slot, struct err *err)
+{
+	struct gather_slot *slot = slot_take(e, u);
+
+	if (slot->unit != u) {
+		char *place;
+		int rc = replica_into(e, u, slot, &place, err);
+
+		if (rc < 0)
+			return rc;
+		device_event_record(slot->ready, e->copy_in);
+	}
+	slot->unit = -1;
+	*ret_slot = (int)(slot - e->gather_slots);
 	return 0;
 }
 
@@ -392,10 +442,12 @@ static int store_begin(struct engine *e, int u, char **ret_dst, struct store **r
 	if (rc < 0)
 		return rc;
 	s->store.client = e->client;
-	s->store.submission = (struct protocol_submission){.op = PROTOCOL_OP_STORE,
-							   .unit = (uint32_t)u,
-							   .id = s->store_id,
-							   .offset = e->fetch_slots[i].offset};
+	s->store.submission = (struct protocol_submission){
+		.op = PROTOCOL_OP_STORE,
+		.unit = (uint32_t)e->plan->units[u].blob_idx,
+		.id = s->store_id,
+		.offset = e->fetch_slots[i].offset,
+	};
 	s->store.slot = i;
 	*ret_dst = e->arena + e->fetch_slots[i].offset;
 	*ret = &s->store;

@@ -1,7 +1,8 @@
 /*
  * Optimizer state in and out by pieces, and whole units for export. A piece is a chunk of the
- * daemon's pipeline, in a transfer slot of the arena; or as many elements of device memory, through
- * a staging buffer that lives from the first piece to the last.
+ * daemon's pipeline, in a transfer slot of the arena; or, of a unit whose optimizer is on the
+ * device, as many elements of device memory, through a staging buffer that lives from the first
+ * piece to the last.
  *
  * All ranks walk the same units in the same order, since distributing parameters is a collective.
  */
@@ -103,7 +104,7 @@ static int transfer_submit(struct engine *e, uint32_t op, size_t u, uint64_t chu
 			   struct err *err)
 {
 	struct protocol_submission s = {.op = op,
-					.unit = (uint32_t)u,
+					.unit = (uint32_t)e->plan->units[u].daemon_idx,
 					.chunk = (uint32_t)chunk,
 					.offset =
 						e->data_offset + e->plan->host.transfer_offset +
@@ -181,7 +182,7 @@ int engine_export(struct engine *e, size_t u, size_t index, struct engine_piece 
 	int slot = -1, rc;
 	char *mem;
 
-	if (e->offloaded) {
+	if (unit_offloaded(e, u)) {
 		rc = transfer_take(e, &slot, &mem, err);
 		if (rc == 0)
 			rc = transfer_submit(e, PROTOCOL_OP_EXPORT, u, chunk, slot, err);
@@ -214,7 +215,7 @@ int engine_import_begin(struct engine *e, size_t u, size_t index, struct engine_
 	rc = u == 0 && index == 0 ? engine_sync(e, err) : 0;
 	if (rc < 0)
 		return err_add(err, "importing");
-	if (e->offloaded) {
+	if (unit_offloaded(e, u)) {
 		rc = transfer_take(e, &e->piece_transfer, &mem, err);
 	} else {
 		rc = staging_take(e, err);
@@ -260,7 +261,7 @@ int engine_import_end(struct engine *e, struct engine_piece *p, struct err *err)
 	struct range all = held(e, u);
 	int rc;
 
-	if (e->offloaded) {
+	if (unit_offloaded(e, u)) {
 		rc = transfer_submit(e, PROTOCOL_OP_IMPORT, u,
 				     (p->first - all.first) / e->plan->chunk_elems,
 				     e->piece_transfer, err);
@@ -289,8 +290,8 @@ int engine_import_done(struct engine *e, struct err *err)
 	rc = engine_sync(e, err);
 	if (rc < 0)
 		return rc;
-	for (size_t u = 0; e->offloaded && u < e->plan->unit_count; u++)
-		e->units[u].stale = e->units[u].replica != REPLICA_HOME;
+	for (size_t u = 0; u < e->plan->unit_count; u++)
+		e->units[u].stale = unit_offloaded(e, u) && e->units[u].replica != REPLICA_HOME;
 	for (size_t i = 0; i < e->plan->device.gather_slots; i++)
 		e->gather_slots[i].unit = -1;
 	free(e->staging);

@@ -15,7 +15,7 @@
 #define ENGINE_NO_ID UINT32_MAX
 
 /*
- * Where the parameters of a unit stay between uses, as phases take them ("the replica"). When the
+ * Where the parameters of a unit stay between uses, as phases take them ("the replica"). When its
  * optimizer is offloaded and the replica is not the daemon's own copy (REPLICA_HOME), a step leaves
  * the replica stale until its next use refreshes it from there.
  */
@@ -24,7 +24,7 @@ enum replica {
 	REPLICA_PART,   /* device, this rank's partition: no offload, stage 3 */
 	REPLICA_REGION, /* arena, param_elems: offloaded to the CPU */
 	REPLICA_BLOB,   /* swap, param_elems, as a blob of the session */
-	REPLICA_HOME,   /* the daemon's: stage 3, parameters and optimizer offloaded */
+	REPLICA_HOME,   /* the daemon's: stage 3, parameters and the unit's optimizer offloaded */
 };
 
 /* A fetch slot of the arena: parameters between swap and device. */
@@ -39,6 +39,7 @@ struct fetch_slot {
 struct gather_slot {
 	char *mem;
 	int unit;                   /* whose parameters it holds; -1: nobody's */
+	uint64_t wanted;            /* the turn in which it was last brought */
 	struct device_event *ready; /* whole and current */
 	struct device_event *used;  /* compute has read it */
 	struct device_event *saved; /* copied back to the replica */
@@ -133,7 +134,6 @@ struct engine {
 	char *arena;
 	uint64_t arena_bytes, data_offset;
 	size_t param_bytes, grad_bytes; /* of an element in use; of a reduced gradient leaving */
-	bool offloaded;                 /* the optimizer is the daemon's */
 
 	struct device_stream *compute, *comm_stream, *copy_in, *copy_out;
 	struct device_event *phase_done;               /* compute, end of the latest phase */
@@ -149,7 +149,8 @@ struct engine {
 	struct act_buffer *act_buffers;
 	struct act_slot *act_slots;
 	struct act_state *acts;
-	size_t grad_slot_next, part_next, act_slot_next, gather_next;
+	size_t grad_slot_next, part_next, act_slot_next;
+	uint64_t gather_turn;
 	char *workspace, *kept, *exchange_mine, *exchange_all;
 
 	/* the pass in work */
@@ -181,6 +182,12 @@ static inline size_t engine_align(size_t bytes)
 static inline uint64_t unit_first(const struct engine *e, size_t u)
 {
 	return e->plan->stage >= 1 ? e->rank * e->plan->units[u].partition : 0;
+}
+
+/* Is unit u's optimizer the daemon's? */
+static inline bool unit_offloaded(const struct engine *e, size_t u)
+{
+	return plan_unit_offloaded(&e->plan->units[u]);
 }
 
 /* How many of this rank's opt_elems, the first ones, are decayed. */
@@ -217,6 +224,12 @@ int units_fetch_ahead(struct engine *e, struct err *err);
  * unit is resident; blocks until its bytes are in the arena.
  */
 int unit_bring(struct engine *e, int u, int *ret_slot, struct err *err);
+/*
+ * The same for this rank's partition only, at its place within the slot: for a unit whose replica
+ * is in the arena or a blob, not stale, and a partition. The slot is then nobody's, but its `ready`
+ * is recorded.
+ */
+int unit_bring_part(struct engine *e, int u, int *ret_slot, struct err *err);
 /* Device memory of a unit that was brought. */
 char *unit_mem(struct engine *e, int u, int slot);
 /* Makes later work on `stream` wait until the brought unit is there. */

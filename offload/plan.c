@@ -95,42 +95,21 @@ uint64_t plan_state_elem_bytes(enum dtype param_type)
 	return 4 + 4 + (param_type == DTYPE_BF16 ? 2 : 0);
 }
 
-static bool offloaded(const struct plan *p)
-{
-	return p->place_optimizer != PLACE_NONE;
-}
-
-static int home_of(int placement)
-{
-	return placement == PLACE_CPU    ? PROTOCOL_HOME_MEMORY
-	       : placement == PLACE_NVME ? PROTOCOL_HOME_SWAP
-					 : PROTOCOL_HOME_NONE;
-}
-
-/* Where everything lives, and in which types: what follows from the config alone. */
-static int placements_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
-			   struct err *err)
+/* What follows from the config alone: stage, types, and where what is not split lives. */
+static int settings_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+			 struct err *err)
 {
 	int rc = train_config_accumulation(c, doc, p->world, &p->accumulation, err);
-	bool home_is_param;
 
 	if (rc < 0)
 		return rc;
 	p->stage = (unsigned)c->zero.stage;
 	p->tokens = c->batch.micro * c->data.sequence;
 	p->place_param = c->zero.offload_param;
-	p->place_optimizer = c->zero.offload_optimizer;
 	p->place_activations = c->zero.offload_activations;
 	p->param_type = c->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
 	p->grad_type = p->accumulation > 1 ? DTYPE_F32 : p->param_type;
 	p->grad_kept_type = p->grad_type;
-	p->grad_kept = offloaded(p) && (c->optimizer.clip > 0 || p->accumulation > 1);
-	home_is_param = p->stage == 3 && p->place_param != PLACE_NONE;
-	p->state_home = home_of(p->place_optimizer);
-	p->param_home = offloaded(p) && home_is_param ? home_of(p->place_param) : p->state_home;
-	p->param_blobs = p->place_param != PLACE_NONE && !(offloaded(p) && home_is_param);
-	p->needs_daemon =
-		offloaded(p) || p->place_param != PLACE_NONE || p->place_activations != PLACE_NONE;
 	return 0;
 }
 
@@ -160,7 +139,9 @@ static void units_plan(struct plan *p, const struct arch *arch)
 
 /* The largest of every kind, which sizes the buffers that all units share. */
 struct largest {
-	uint64_t padded, grad_alone, opt, param;
+	uint64_t padded, grad_alone, opt;
+	uint64_t daemon_opt; /* of the daemon's units */
+	uint64_t swapped;    /* of what a fetch or a store moves between swap and arena */
 };
 
 static struct largest largest_of(const struct plan *p)
@@ -172,7 +153,12 @@ static struct largest largest_of(const struct plan *p)
 
 		l.padded = max_u64(l.padded, u->padded);
 		l.opt = max_u64(l.opt, u->opt_elems);
-		l.param = max_u64(l.param, u->param_elems);
+		if (plan_unit_offloaded(u))
+			l.daemon_opt = max_u64(l.daemon_opt, u->opt_elems);
+		if (u->param_home == PROTOCOL_HOME_SWAP)
+			l.swapped = max_u64(l.swapped, u->opt_elems);
+		if (u->param_blob && p->place_param == PLACE_NVME)
+			l.swapped = max_u64(l.swapped, u->param_elems);
 		if (!u->grad_shared)
 			l.grad_alone = max_u64(l.grad_alone, u->padded);
 	}
@@ -200,7 +186,7 @@ static void device_resident(struct plan *p)
 
 		if (p->place_param == PLACE_NONE)
 			d->param_bytes += align(u->param_elems * dtype_bytes(p->param_type));
-		if (!offloaded(p)) {
+		if (!plan_unit_offloaded(u)) {
 			d->state_bytes += align(u->opt_elems * state);
 			d->grad_bytes += align(u->opt_elems * dtype_bytes(p->grad_kept_type));
 			d->norm_bytes += align(vector_blocks(u->opt_elems) * sizeof(double));
@@ -243,8 +229,7 @@ static uint64_t device_total(const struct plan_device *d)
  * 1/world of a unit. What is left keeps blocks from being recomputed, each of which saves a quarter
  * of its own compute.
  */
-static int device_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
-		       const struct arch *arch, struct err *err)
+static int device_plan(struct plan *p, const struct train_config *c, const struct arch *arch)
 {
 	struct plan_device *d = &p->device;
 	const bool acts_stay = p->place_activations == PLACE_NONE;
@@ -259,7 +244,7 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 	d->act_buffers = acts_stay ? arch->act_count : min_u64(2, arch->act_count);
 	d->least_bytes = d->total_bytes = device_total(d);
 	if (d->least_bytes > d->budget_bytes)
-		return plan_refuse_device(p, c, doc, err);
+		return -ENOSPC;
 
 	const struct knob knobs[] = {
 		{&d->gather_slots, d->gather_slot_bytes, 2 * d->gather_slots},
@@ -280,27 +265,22 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 static void host_sizes(struct plan *p)
 {
 	const struct largest l = largest_of(p);
-	const uint64_t param = dtype_bytes(p->param_type);
 	struct plan_host *h = &p->host;
-	const bool blobs_in_swap = p->param_blobs && p->place_param == PLACE_NVME;
 
 	/* The engine keeps a STEP and a STORE of every unit in flight at most, beside those. */
 	h->ring_slots = RING_SLOTS_MIN;
 	while (h->ring_slots < 2 * p->unit_count + RING_SLOTS_MIN / 2)
 		h->ring_slots *= 2;
-	if (p->param_home == PROTOCOL_HOME_SWAP)
-		h->fetch_slot_bytes = align(l.opt * param);
-	if (blobs_in_swap)
-		h->fetch_slot_bytes = max_u64(h->fetch_slot_bytes, align(l.param * param));
+	h->fetch_slot_bytes = align(l.swapped * dtype_bytes(p->param_type));
 	if (p->place_activations != PLACE_NONE)
 		h->act_slot_bytes = p->device.act_bytes;
 	if (p->place_activations == PLACE_CPU)
 		h->act_region_bytes = p->act_count * h->act_slot_bytes;
 	if (p->place_activations == PLACE_NVME)
 		h->act_slots = ACT_SLOTS;
-	if (!offloaded(p))
+	if (!p->daemon_units)
 		return;
-	h->grad_slot_bytes = align(l.opt * dtype_bytes(p->grad_type));
+	h->grad_slot_bytes = align(l.daemon_opt * dtype_bytes(p->grad_type));
 	h->transfer_slots = TRANSFER_SLOTS;
 	h->transfer_slot_bytes = align(p->chunk_elems * TRANSFER_BYTES);
 }
@@ -315,15 +295,15 @@ static void host_params(struct plan *p)
 	for (size_t i = 0; i < p->unit_count; i++) {
 		struct plan_unit *u = &p->units[i];
 
-		if (p->state_home == PROTOCOL_HOME_MEMORY)
+		if (u->state_home == PROTOCOL_HOME_MEMORY)
 			h->state_bytes += align(u->opt_elems * state);
-		if (p->param_home != PROTOCOL_HOME_MEMORY)
+		if (u->param_home != PROTOCOL_HOME_MEMORY)
 			continue;
 		u->param_home_offset = h->param_bytes;
 		h->param_bytes += align(u->opt_elems * param);
 	}
 	for (size_t i = 0; i < p->unit_count; i++) {
-		if (!p->param_blobs || p->place_param != PLACE_CPU)
+		if (!p->units[i].param_blob || p->place_param != PLACE_CPU)
 			continue;
 		p->units[i].param_blob_offset = h->param_bytes;
 		h->param_bytes += align(p->units[i].param_elems * param);
@@ -350,8 +330,11 @@ static uint64_t host_total(struct plan_host *h)
 	       h->chunk_buffers * h->chunk_buffer_bytes;
 }
 
+/* What the daemon keeps of a gradient of its unit. */
 static uint64_t grad_unit_bytes(const struct plan *p, const struct plan_unit *u)
 {
+	if (!p->grad_kept || !plan_unit_offloaded(u))
+		return 0;
 	return align(u->opt_elems * dtype_bytes(p->grad_kept_type));
 }
 
@@ -380,24 +363,36 @@ static uint64_t gradients_all(const struct plan *p)
 {
 	uint64_t bytes = 0;
 
-	for (size_t i = 0; p->grad_kept && i < p->unit_count; i++)
+	for (size_t i = 0; i < p->unit_count; i++)
 		bytes += grad_unit_bytes(p, &p->units[i]);
 	return bytes;
 }
 
-static bool units_in_swap(const struct plan *p)
+/* Is any unit's state, or parameters, the daemon's and in swap? */
+static bool state_in_swap(const struct plan *p)
 {
-	return p->param_home == PROTOCOL_HOME_SWAP || p->state_home == PROTOCOL_HOME_SWAP;
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (p->units[i].state_home == PROTOCOL_HOME_SWAP)
+			return true;
+	return false;
 }
 
-/* A chunk in a buffer is what of it is on disk. */
+static bool params_in_swap(const struct plan *p)
+{
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (p->units[i].param_home == PROTOCOL_HOME_SWAP)
+			return true;
+	return false;
+}
+
+/* A buffer has room for whatever of a chunk is on disk in any of the daemon's units. */
 static uint64_t chunk_bytes(const struct plan *p, bool spills)
 {
 	uint64_t bytes = 0;
 
-	if (p->state_home == PROTOCOL_HOME_SWAP)
+	if (state_in_swap(p))
 		bytes += align(p->chunk_elems * plan_state_elem_bytes(p->param_type));
-	if (p->param_home == PROTOCOL_HOME_SWAP)
+	if (params_in_swap(p))
 		bytes += align(p->chunk_elems * dtype_bytes(p->param_type));
 	if (spills)
 		bytes += align(p->chunk_elems * dtype_bytes(p->grad_kept_type));
@@ -464,8 +459,7 @@ static void host_spill(struct plan *p)
  * Where nothing else of the units is on disk, spilling is the last resort, for when gradients do
  * not fit beside the least of the rest: it brings the disk into a step that has none.
  */
-static int host_plan(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
-		     struct err *err)
+static int host_plan(struct plan *p, const struct train_config *c)
 {
 	struct plan_host *h = &p->host;
 	struct knob further = {&h->fetch_slots, .wanted = c->zero.prefetch + 1};
@@ -481,10 +475,10 @@ static int host_plan(struct plan *p, const struct train_config *c, const struct 
 	host_least(p, false);
 	complete = host_pipeline(p, &total);
 	if (p->grad_kept && c->nvme.paths.count &&
-	    (units_in_swap(p) ? !complete : h->least_bytes > h->budget_bytes))
+	    (state_in_swap(p) || params_in_swap(p) ? !complete : h->least_bytes > h->budget_bytes))
 		host_spill(p);
 	if (h->least_bytes > h->budget_bytes)
-		return plan_refuse_host(p, c, doc, err);
+		return -ENOSPC;
 	further.bytes = h->fetch_slot_bytes;
 	if (h->fetch_slots)
 		grow(&further, 1, host_total(h), h->budget_bytes);
@@ -495,11 +489,9 @@ static int host_plan(struct plan *p, const struct train_config *c, const struct 
 
 static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *err)
 {
-	const bool params = p->param_blobs && p->place_param == PLACE_NVME;
 	const bool acts = p->place_activations == PLACE_NVME;
-	size_t n = 0;
+	const uint64_t param = dtype_bytes(p->param_type);
 
-	p->act_blob_first = params ? p->unit_count : 0;
 	p->blob_count = p->act_blob_first + (acts ? p->act_count : 0);
 	if (p->unit_count > PROTOCOL_UNITS_MAX || p->blob_count > PROTOCOL_BLOBS_MAX)
 		return conf_error(doc, "model.layers", err,
@@ -509,9 +501,10 @@ static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *er
 	p->blobs = calloc(p->blob_count + 1, sizeof(*p->blobs));
 	if (!p->blobs)
 		return err_sys(err, -ENOMEM, "planning");
-	for (; n < p->act_blob_first; n++)
-		p->blobs[n] = align(p->units[n].param_elems * dtype_bytes(p->param_type));
-	for (; n < p->blob_count; n++)
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (p->units[i].param_blob && p->place_param == PLACE_NVME)
+			p->blobs[p->units[i].blob_idx] = align(p->units[i].param_elems * param);
+	for (size_t n = p->act_blob_first; n < p->blob_count; n++)
 		p->blobs[n] = p->device.act_bytes;
 	return 0;
 }
@@ -528,6 +521,7 @@ static void totals_plan(struct plan *p)
 			     p->base_daemon_bytes + p->base_launcher_bytes + p->comm_bytes;
 }
 
+/* -ENOSPC, without a text: the least of a tier is more than its budget. */
 static int plan_fill(struct plan *p, const struct train_config *c, const struct conf_doc *doc,
 		     const struct arch *arch, struct err *err)
 {
@@ -539,12 +533,13 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	p->units = calloc(p->unit_count, sizeof(*p->units));
 	if (!p->units)
 		return err_sys(err, -ENOMEM, "planning");
-	rc = placements_plan(p, c, doc, err);
+	rc = settings_plan(p, c, doc, err);
 	if (rc < 0)
 		return rc;
 	units_plan(p, arch);
+	plan_place(p, c);
 	chunk_plan(p, c);
-	if ((rc = device_plan(p, c, doc, arch, err)) < 0 || (rc = host_plan(p, c, doc, err)) < 0 ||
+	if ((rc = device_plan(p, c, arch)) < 0 || (rc = host_plan(p, c)) < 0 ||
 	    (rc = blobs_plan(p, doc, err)) < 0)
 		return rc;
 	p->prefetch = p->host.fetch_slots ? p->host.fetch_slots - 1 : c->zero.prefetch;
@@ -556,16 +551,37 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	return plan_swap_check(p, c, doc, err);
 }
 
+static struct plan *plan_open(unsigned world)
+{
+	struct plan *p = calloc(1, sizeof(*p));
+
+	if (p)
+		p->world = p->ranks_per_host = world;
+	return p;
+}
+
+bool plan_fits(const struct train_config *config, const struct conf_doc *doc,
+	       const struct arch *arch, unsigned world)
+{
+	struct plan *p = plan_open(world);
+	struct err why = {0};
+	bool fits = p && plan_fill(p, config, doc, arch, &why) == 0;
+
+	plan_free(p);
+	return fits;
+}
+
 int plan_make(const struct train_config *config, const struct conf_doc *doc,
 	      const struct arch *arch, unsigned world, struct plan **ret, struct err *err)
 {
-	struct plan *p = calloc(1, sizeof(*p));
+	struct plan *p = plan_open(world);
 	int rc;
 
 	if (!p)
 		return err_sys(err, -ENOMEM, "planning");
-	p->world = p->ranks_per_host = world;
 	rc = plan_fill(p, config, doc, arch, err);
+	if (rc == -ENOSPC)
+		rc = plan_refuse(p, config, doc, arch, err);
 	if (rc < 0) {
 		plan_free(p);
 		return rc;

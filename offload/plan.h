@@ -26,11 +26,32 @@ struct plan_unit {
 	uint64_t elems, padded, partition;
 	uint64_t opt_elems;   /* of this rank's gradient and optimizer state */
 	uint64_t param_elems; /* of this rank's parameters between uses */
-	bool grad_spilled;    /* the daemon keeps its gradient on NVMe */
-	bool grad_shared;     /* its gradient gathers contributions of several phases */
+	int place_optimizer;  /* enum placement of its optimizer state: NONE on the device, else the
+			       * daemon steps it */
+	/*
+	 * enum protocol_home in the daemon, NONE when it is none of the daemon's units. The
+	 * parameter's home is where place_param says at stage 3, when it says anything; else it
+	 * lies with the optimizer state, and what the worker reads is apart.
+	 */
+	int param_home, state_home;
+	/* Parameters between uses (param_elems) are not on the device and in no home: the worker
+	 * puts them into the arena or a blob itself, as place_param says. */
+	bool param_blob;
+	size_t daemon_idx; /* among the daemon's units, when it is one */
+	size_t blob_idx;   /* among blobs, with param_blob and PLACE_NVME */
+	bool grad_spilled; /* the daemon keeps its gradient on NVMe */
+	bool grad_shared;  /* its gradient gathers contributions of several phases */
 	/* In the arena, from the start of its data part, multiples of PROTOCOL_ALIGN_BYTES: */
-	uint64_t param_home_offset; /* opt_elems, when plan->param_home is PROTOCOL_HOME_MEMORY */
-	uint64_t param_blob_offset; /* param_elems, when plan->param_blobs and PLACE_CPU */
+	uint64_t param_home_offset; /* opt_elems, when param_home is PROTOCOL_HOME_MEMORY */
+	uint64_t param_blob_offset; /* param_elems, when param_blob and PLACE_CPU */
+};
+
+/* What one tier holds of the optimizer's state. Units are placed whole, so it is not quite what was
+ * asked. */
+struct plan_share {
+	double asked, placed; /* of all elements */
+	uint64_t elems;       /* of this rank */
+	size_t units;
 };
 
 /* Device memory of one rank, bytes. Every allocation is rounded up to DEVICE_ALIGN; so are all
@@ -61,7 +82,7 @@ struct plan_device {
 struct plan_host {
 	uint64_t ring_slots;
 	/* Homes of the daemon's units in memory, in unit order, then the worker's whole or
-	 * partial copies (plan->param_blobs with PLACE_CPU), in unit order. */
+	 * partial copies (param_blob with PLACE_CPU), in unit order. */
 	uint64_t param_offset, param_bytes;
 	uint64_t act_offset, act_region_bytes; /* those on the CPU: act_count * act_slot_bytes */
 	uint64_t fetch_offset, fetch_slots, fetch_slot_bytes;
@@ -95,27 +116,19 @@ struct plan {
 	enum dtype grad_type;  /* in which a reduced gradient leaves: bf16 only in bf16 precision
 				* without accumulation, else fp32 */
 	uint64_t accumulation;
-	/* The daemon keeps gradients, for the norm or for the next micro-batch; false when each
-	 * STEP brings its gradient, and when the optimizer is not offloaded. */
+	/* The daemon keeps gradients of its units, for the norm or for the next micro-batch; false
+	 * when each STEP brings its gradient, and when the daemon has no units. */
 	bool grad_kept;
 	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32
 				    * when accumulating, else grad_type */
 	uint64_t tokens;           /* of a micro-batch */
 	uint64_t chunk_elems;      /* of the optimizer pipeline */
-	int place_param, place_optimizer, place_activations;
+	int place_param, place_activations;
+	struct plan_share optimizer[PLACE_COUNT];
+	size_t daemon_units; /* whose optimizer is not on the device */
 	bool needs_daemon, needs_swap;
-	/*
-	 * enum protocol_home of the daemon's units, NONE when the optimizer is not offloaded and
-	 * the daemon has no units. The parameter's home is where place_param says at stage 3, when
-	 * it says anything; else it lies with the optimizer state, and what the worker reads is
-	 * apart.
-	 */
-	int param_home, state_home;
-	/* Parameters between uses (param_elems of each unit) are not on the device, and are no
-	 * unit's home: the worker puts them into the arena or blobs itself, as place_param says. */
-	bool param_blobs;
-	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit when
-	 * param_blobs with PLACE_NVME, from act_blob_first one for each activation on NVMe. */
+	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit with
+	 * param_blob and PLACE_NVME, from act_blob_first one for each activation on NVMe. */
 	uint64_t *blobs; /* bytes of each, multiples of PROTOCOL_ALIGN_BYTES */
 	size_t blob_count, act_blob_first;
 	size_t act_count;
@@ -134,6 +147,12 @@ struct plan {
 	uint64_t host_peak_bytes;     /* all processes of one host, shared memory counted once */
 	uint64_t host_budget_bytes;
 };
+
+/* Is the unit's optimizer the daemon's? */
+static inline bool plan_unit_offloaded(const struct plan_unit *unit)
+{
+	return unit->place_optimizer != PLACE_NONE;
+}
 
 /*
  * Plans for `world` ranks, all on one host. ERR_CONFIG with the table's figures (need, budget, the

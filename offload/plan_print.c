@@ -4,6 +4,7 @@
  *
  * 1. Every table's lines add up to its total: parts of no bytes are left out, none is rounded away,
  *    since exact bytes stand beside the readable figure.
+ * 2. A split of optimizer state is shown as asked and as placed, side by side.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -47,6 +48,28 @@ static void line_total(FILE *out, const char *name, uint64_t bytes, uint64_t bud
 	fputc('\n', out);
 }
 
+/* The tier that was asked to hold all of the optimizer's state; PLACE_COUNT: it is split. */
+static int optimizer_place(const struct plan *p)
+{
+	int place = 0;
+
+	while (place < PLACE_COUNT && p->optimizer[place].asked < 1)
+		place++;
+	return place;
+}
+
+static const char *optimizer_name(const struct plan *p)
+{
+	int place = optimizer_place(p);
+
+	return place < PLACE_COUNT ? placement_name(place) : "split";
+}
+
+static uint64_t optimizer_bytes(const struct plan *p, int place)
+{
+	return p->optimizer[place].elems * plan_state_elem_bytes(p->param_type);
+}
+
 static uint64_t model_state(const struct plan *p)
 {
 	return p->params * STATE_BYTES_PER_PARAM;
@@ -76,10 +99,35 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 		c->batch.global, c->batch.global == 1 ? "" : "s", c->data.sequence, p->accumulation,
 		p->accumulation == 1 ? "" : "es", c->batch.micro);
 	fprintf(out, "placement   parameters %s, optimizer %s, activations %s\n",
-		placement_name(p->place_param), placement_name(p->place_optimizer),
+		placement_name(p->place_param), optimizer_name(p),
 		placement_name(p->place_activations));
 	fprintf(out, "prefetch    %" PRIu64 " unit%s ahead, of %" PRIu64 " allowed\n", p->prefetch,
 		p->prefetch == 1 ? "" : "s", c->zero.prefetch);
+}
+
+/* What was asked of each tier, and what whole units make of it. */
+static void print_split(const struct plan *p, FILE *out)
+{
+	static const char *const names[] = {"device", "host memory", "NVMe"};
+	uint64_t elems = 0, largest = 0;
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == PLACE_COUNT, "a name for each tier");
+	fprintf(out, "\noptimizer state, each rank%12s%10s%8s%16s\n", "asked", "placed", "units",
+		"bytes");
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		const struct plan_share *s = &p->optimizer[place];
+		char text[UNITS_TEXT_BYTES];
+
+		elems += s->elems;
+		if (s->asked > 0)
+			fprintf(out, "  %-24s%12.4f%10.4f%8zu%16" PRIu64 "%12s\n", names[place],
+				s->asked, s->placed, s->units, optimizer_bytes(p, place),
+				units_format_bytes(text, optimizer_bytes(p, place)));
+	}
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (p->units[i].opt_elems > largest)
+			largest = p->units[i].opt_elems;
+	fprintf(out, "  %-24s%22.4f\n", "the largest unit", (double)largest / (double)elems);
 }
 
 static void print_device(const struct plan *p, FILE *out)
@@ -157,6 +205,8 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 {
 	errno = 0;
 	print_job(plan, config, out);
+	if (optimizer_place(plan) == PLACE_COUNT)
+		print_split(plan, out);
 	print_device(plan, out);
 	if (plan->needs_daemon)
 		print_host(plan, out);
@@ -166,6 +216,20 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 	if (fflush(out) == EOF || ferror(out))
 		return errno ? -errno : -EIO;
 	return 0;
+}
+
+static void json_optimizer(const struct plan *p, struct json *j)
+{
+	json_object_begin(j, "optimizer_state");
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		json_object_begin(j, placement_name(place));
+		json_double(j, "asked", p->optimizer[place].asked);
+		json_double(j, "placed", p->optimizer[place].placed);
+		json_u64(j, "units", p->optimizer[place].units);
+		json_u64(j, "bytes", optimizer_bytes(p, place));
+		json_object_end(j);
+	}
+	json_object_end(j);
 }
 
 static void json_device(const struct plan_device *d, struct json *j)
@@ -243,7 +307,8 @@ void plan_json(const struct plan *plan, struct json *json)
 	json_u64(json, "accumulation", plan->accumulation);
 	json_u64(json, "prefetch", plan->prefetch);
 	json_string(json, "offload_param", placement_name(plan->place_param));
-	json_string(json, "offload_optimizer", placement_name(plan->place_optimizer));
+	json_string(json, "offload_optimizer", optimizer_name(plan));
+	json_optimizer(plan, json);
 	json_string(json, "offload_activations", placement_name(plan->place_activations));
 	json_device(&plan->device, json);
 	json_host(&plan->host, json);

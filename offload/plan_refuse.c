@@ -4,9 +4,11 @@
  *
  * 1. The parts of a list add up to the least that is refused: what is not named is summed as
  *    "other".
+ * 2. What is said to fit has been planned whole, and does.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/units.h"
 #include "offload/plan_internal.h"
@@ -14,6 +16,7 @@
 #define PARTS_SHOWN 4
 #define HELPS_SHOWN 2
 #define LIST_BYTES  512
+#define SHARE_STEPS 20 /* a twentieth: below that, units are hardly ever small enough to tell */
 
 struct part {
 	const char *name;
@@ -69,14 +72,87 @@ static const char *helps_list(char buf[LIST_BYTES], struct part *helps, size_t c
 	return buf;
 }
 
+/* "{cpu: 0.6, nvme: 0.3}", or the one word that says as much. */
+static void shares_format(char *buf, size_t room, const double shares[PLACE_COUNT])
+{
+	size_t len = 0;
+
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		if (shares[place] >= 1) {
+			snprintf(buf, room, "%s", placement_name(place));
+			return;
+		}
+	}
+	for (int place = PLACE_NONE + 1; place < PLACE_COUNT && len < room; place++)
+		if (shares[place] > 0)
+			len += (size_t)snprintf(buf + len, room - len, "%s%s: %.4g",
+						len ? ", " : "{", placement_name(place),
+						shares[place]);
+	if (len < room)
+		snprintf(buf + len, room - len, "}");
+}
+
+/*
+ * Moves optimizer state from one tier to another, in steps of 1/SHARE_STEPS of it, until the job
+ * fits. Then `shares` is so divided.
+ */
+static bool shares_move(const struct plan *p, const struct train_config *c,
+			const struct conf_doc *doc, const struct arch *arch, int from, int to,
+			double shares[PLACE_COUNT])
+{
+	const double *now = c->zero.offload_optimizer;
+	const double both = now[from] + now[to];
+	struct train_config moved = *c;
+
+	for (int n = (int)(now[to] * SHARE_STEPS) + 1; now[from] > 0 && n <= SHARE_STEPS; n++) {
+		double share = (double)n / SHARE_STEPS;
+		bool last = share >= both;
+
+		moved.zero.offload_optimizer[to] = last ? both : share;
+		moved.zero.offload_optimizer[from] = last ? 0 : both - share;
+		if (plan_fits(&moved, doc, arch, p->world)) {
+			memcpy(shares, moved.zero.offload_optimizer,
+			       sizeof(moved.zero.offload_optimizer));
+			return true;
+		}
+		if (last)
+			break;
+	}
+	return false;
+}
+
+/*
+ * "; zero.offload_optimizer: {cpu: 0.6} would fit": the tier that is short, `from`, gives up the
+ * least it has to, to the fastest of the others that makes the job fit. Or "".
+ */
+static const char *fit_text(char buf[LIST_BYTES], const struct plan *p,
+			    const struct train_config *c, const struct conf_doc *doc,
+			    const struct arch *arch, int from)
+{
+	double shares[PLACE_COUNT];
+	char text[LIST_BYTES / 2];
+
+	buf[0] = '\0';
+	for (int to = 0; to < PLACE_COUNT; to++) {
+		if (to == from || (to != PLACE_NONE && !c->host.memory) ||
+		    (to == PLACE_NVME && !c->nvme.paths.count))
+			continue;
+		if (!shares_move(p, c, doc, arch, from, to, shares))
+			continue;
+		shares_format(text, sizeof(text), shares);
+		snprintf(buf, LIST_BYTES, "; zero.offload_optimizer: %s would fit", text);
+		break;
+	}
+	return buf;
+}
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-int plan_refuse_device(const struct plan *p, const struct train_config *c,
-		       const struct conf_doc *doc, struct err *err)
+static int refuse_device(const struct plan *p, const struct train_config *c,
+			 const struct conf_doc *doc, const struct arch *arch, struct err *err)
 {
 	const struct plan_device *d = &p->device;
 	const uint64_t passing = d->workspace_bytes + d->act_buffers * d->act_bytes;
-	const bool on_device = p->place_optimizer == PLACE_NONE;
 	const bool acts_stay = p->place_activations == PLACE_NONE && p->act_count > 2;
 	struct part parts[] = {
 		{"parameters", d->param_bytes},
@@ -92,25 +168,27 @@ int plan_refuse_device(const struct plan *p, const struct train_config *c,
 	const uint64_t slot = d->gather_slot_bytes ? 0 : d->part_bytes;
 	struct part helps[] = {
 		{"zero.offload_optimizer (cpu or nvme)",
-		 on_device ? d->state_bytes + d->grad_bytes + d->norm_bytes : 0},
+		 d->state_bytes + d->grad_bytes + d->norm_bytes},
 		{"zero.offload_param (cpu or nvme)",
 		 d->param_bytes > slot ? d->param_bytes - slot : 0},
 		{"zero.offload_activations (cpu or nvme)",
 		 acts_stay ? (p->act_count - 2) * d->act_bytes : 0},
 		{"batch.micro: 1", passing - passing / c->batch.micro},
 	};
-	char what[LIST_BYTES], help[LIST_BYTES], budget[UNITS_TEXT_BYTES], need[UNITS_TEXT_BYTES];
+	char what[LIST_BYTES], help[LIST_BYTES], fit[LIST_BYTES], budget[UNITS_TEXT_BYTES],
+		need[UNITS_TEXT_BYTES];
 
 	return conf_error(doc, "device.memory", err,
-			  "%s is too small: each device needs at least %s (%ju bytes): %s%s",
+			  "%s is too small: each device needs at least %s (%ju bytes): %s%s%s",
 			  units_format_bytes(budget, d->budget_bytes),
 			  units_format_bytes(need, d->least_bytes), (uintmax_t)d->least_bytes,
 			  parts_list(what, parts, COUNT(parts), d->least_bytes),
-			  helps_list(help, helps, COUNT(helps)));
+			  helps_list(help, helps, COUNT(helps)),
+			  fit_text(fit, p, c, doc, arch, PLACE_NONE));
 }
 
-int plan_refuse_host(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
-		     struct err *err)
+static int refuse_host(const struct plan *p, const struct train_config *c,
+		       const struct conf_doc *doc, const struct arch *arch, struct err *err)
 {
 	const struct plan_host *h = &p->host;
 	const uint64_t least = h->least_bytes * p->ranks_per_host;
@@ -133,16 +211,24 @@ int plan_refuse_host(const struct plan *p, const struct train_config *c, const s
 		{"nvme.extent: 64KiB, about",
 		 c->nvme.extent > 65536 ? chunks - chunks / (c->nvme.extent / 65536) : 0},
 	};
-	char what[LIST_BYTES], help[LIST_BYTES], budget[UNITS_TEXT_BYTES], need[UNITS_TEXT_BYTES],
-		each[UNITS_TEXT_BYTES];
+	char what[LIST_BYTES], help[LIST_BYTES], fit[LIST_BYTES], budget[UNITS_TEXT_BYTES],
+		need[UNITS_TEXT_BYTES], each[UNITS_TEXT_BYTES];
 
 	return conf_error(
 		doc, "host.memory", err,
-		"%s is too small: %u rank%s need%s at least %s (%ju bytes), %s each: %s%s",
+		"%s is too small: %u rank%s need%s at least %s (%ju bytes), %s each: %s%s%s",
 		units_format_bytes(budget, p->host_budget_bytes), p->ranks_per_host,
 		p->ranks_per_host == 1 ? "" : "s", p->ranks_per_host == 1 ? "s" : "",
 		units_format_bytes(need, least), (uintmax_t)least,
 		units_format_bytes(each, h->least_bytes),
 		parts_list(what, parts, COUNT(parts), h->least_bytes),
-		helps_list(help, helps, COUNT(helps)));
+		helps_list(help, helps, COUNT(helps)), fit_text(fit, p, c, doc, arch, PLACE_CPU));
+}
+
+int plan_refuse(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
+		const struct arch *arch, struct err *err)
+{
+	if (p->device.least_bytes > p->device.budget_bytes)
+		return refuse_device(p, c, doc, arch, err);
+	return refuse_host(p, c, doc, arch, err);
 }

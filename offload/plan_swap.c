@@ -2,9 +2,10 @@
  * The planner's view of the disk: what is stored, what a step moves, and whether there is room.
  * Called by plan.c when all counts of buffers are settled.
  *
- * Traffic follows the order of phases, which is known: a unit is read when it is not in a gather
- * slot, an activation when it is not in a device buffer, each taken as a cache that drops what was
- * used longest ago. Evaluation, checkpoints and the first fill are not counted.
+ * Traffic follows the order of phases, which is known, and of the step behind them: a unit is read
+ * when it is not in a gather slot, an activation when it is not in a device buffer, each taken as a
+ * cache that drops what was used longest ago. Evaluation, checkpoints and the first fill are not
+ * counted.
  *
  * 1. What plan_swap_fill() counts is what nvme_store_open() preallocates for the same objects.
  */
@@ -43,6 +44,18 @@ static bool cache_use(struct cache *cache, int key)
 	return missed;
 }
 
+static void cache_drop(struct cache *cache, int key)
+{
+	for (size_t i = 0; i < cache->held; i++) {
+		if (cache->at[i] != key)
+			continue;
+		memmove(cache->at + i, cache->at + i + 1,
+			(cache->held - i - 1) * sizeof(*cache->at));
+		cache->held--;
+		return;
+	}
+}
+
 /* Adds up, over a pass, how often each unit is not in a gather slot. */
 static void pass_units(const struct arch *arch, struct cache *cache, uint64_t times,
 		       uint64_t *misses)
@@ -53,6 +66,27 @@ static void pass_units(const struct arch *arch, struct cache *cache, uint64_t ti
 		if (unit >= 0 && cache_use(cache, unit))
 			misses[unit] += times;
 	}
+}
+
+/*
+ * The same over the step on the device of units whose parameters are elsewhere. What is stepped
+ * outside a slot, or in part, is current in none of them after it.
+ */
+static void step_units(const struct plan *p, struct cache *cache, uint64_t *misses)
+{
+	for (size_t i = 0; i < p->unit_count; i++) {
+		const struct plan_unit *u = &p->units[i];
+
+		if (plan_unit_offloaded(u) || !u->param_blob)
+			continue;
+		if (cache_use(cache, (int)i))
+			misses[i]++;
+		if (u->param_elems < u->padded)
+			cache_drop(cache, (int)i);
+	}
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (plan_unit_offloaded(&p->units[i]) || !p->units[i].param_blob)
+			cache_drop(cache, (int)i);
 }
 
 static void pass_acts(const struct arch *arch, struct cache *cache, uint64_t times, uint64_t *reads,
@@ -82,14 +116,14 @@ static void traffic_param(const struct plan *p, const struct plan_unit *u, uint6
 			  struct plan_swap *s)
 {
 	const uint64_t param = dtype_bytes(p->param_type);
-	const bool offloaded = p->place_optimizer != PLACE_NONE;
-	const bool home_in_swap = p->param_home == PROTOCOL_HOME_SWAP;
+	const bool offloaded = plan_unit_offloaded(u);
+	const bool home_in_swap = u->param_home == PROTOCOL_HOME_SWAP;
 
-	if (p->param_blobs || p->place_param == PLACE_NONE) {
+	if (u->param_blob || p->place_param == PLACE_NONE) {
 		/* A step's parameters come from their home once, and take the place of a use. */
 		if (offloaded && home_in_swap)
 			s->step_read_bytes += u->opt_elems * param;
-		if (!p->param_blobs || p->place_param != PLACE_NVME)
+		if (!u->param_blob || p->place_param != PLACE_NVME)
 			return;
 		if (offloaded && misses)
 			misses--;
@@ -105,15 +139,25 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 {
 	uint64_t bytes = 0;
 
-	if (p->state_home == PROTOCOL_HOME_SWAP)
+	if (u->state_home == PROTOCOL_HOME_SWAP)
 		bytes += u->opt_elems * plan_state_elem_bytes(p->param_type);
-	if (p->param_home == PROTOCOL_HOME_SWAP)
+	if (u->param_home == PROTOCOL_HOME_SWAP)
 		bytes += u->opt_elems * dtype_bytes(p->param_type);
 	/* Each micro-batch but the first reads what those before left; the step reads the sum. */
 	if (u->grad_spilled)
 		bytes += u->opt_elems * dtype_bytes(p->grad_kept_type) * p->accumulation;
 	s->step_read_bytes += bytes;
 	s->step_write_bytes += bytes;
+}
+
+/* One step: all passes but the first are alike. */
+static void units_traffic(const struct plan *p, const struct arch *arch, struct cache *cache,
+			  uint64_t *misses)
+{
+	pass_units(arch, cache, 1, misses);
+	if (p->accumulation > 1)
+		pass_units(arch, cache, p->accumulation - 1, misses);
+	step_units(p, cache, misses);
 }
 
 static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err)
@@ -131,15 +175,15 @@ static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err
 		free(acts.at);
 		return err_sys(err, -ENOMEM, "planning");
 	}
-	/* From the second on all passes are alike: each leaves behind what its end needed. */
-	for (uint64_t pass = 0; pass < 2 && pass < p->accumulation; pass++) {
-		uint64_t times = pass ? p->accumulation - 1 : 1;
-
-		if (units.room)
-			pass_units(arch, &units, times, misses);
-		if (p->place_activations == PLACE_NVME)
-			pass_acts(arch, &acts, times, &reads, &writes);
+	/* The first step begins with empty slots, all others with what the one before left. */
+	for (int step = 0; step < 2 && units.room; step++) {
+		memset(misses, 0, p->unit_count * sizeof(*misses));
+		units_traffic(p, arch, &units, misses);
 	}
+	/* From the second on all passes are alike: each leaves behind what its end needed. */
+	for (uint64_t pass = 0; pass < 2 && pass < p->accumulation; pass++)
+		if (p->place_activations == PLACE_NVME)
+			pass_acts(arch, &acts, pass ? p->accumulation - 1 : 1, &reads, &writes);
 	for (size_t i = 0; i < p->unit_count; i++) {
 		traffic_param(p, &p->units[i], misses[i], &p->swap);
 		traffic_step(p, &p->units[i], &p->swap);
@@ -162,9 +206,9 @@ int plan_swap_fill(struct plan *p, const struct train_config *c, const struct ar
 	for (size_t i = 0; i < p->unit_count; i++) {
 		const struct plan_unit *u = &p->units[i];
 
-		if (p->state_home == PROTOCOL_HOME_SWAP)
+		if (u->state_home == PROTOCOL_HOME_SWAP)
 			s->state_bytes += stored(u->opt_elems * state, p->chunk_elems * state);
-		if (p->param_home == PROTOCOL_HOME_SWAP)
+		if (u->param_home == PROTOCOL_HOME_SWAP)
 			s->param_bytes += stored(u->opt_elems * param, p->chunk_elems * param);
 		if (u->grad_spilled)
 			s->grad_bytes += stored(u->opt_elems * grad, p->chunk_elems * grad);

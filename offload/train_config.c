@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "comm/comm.h"
@@ -87,7 +88,7 @@ static const struct conf_key schedule_keys[] = {
 static const struct conf_key zero_keys[] = {
 	{"stage", CONF_U64, AT(zero.stage), .max = 3},
 	{"offload_param", CONF_ENUM, AT(zero.offload_param), .names = placement_names},
-	{"offload_optimizer", CONF_ENUM, AT(zero.offload_optimizer), .names = placement_names},
+	{"offload_optimizer", CONF_SHARES, AT(zero.offload_optimizer), .names = placement_names},
 	{"offload_activations", CONF_ENUM, AT(zero.offload_activations), .names = placement_names},
 	{"prefetch", CONF_U64, AT(zero.prefetch), .min = 1, .max = 64},
 	{.type = CONF_END},
@@ -162,7 +163,7 @@ static const struct train_config defaults = {
 		      .betas = {.at = {0.9, 0.95}, .count = 2}},
 	.schedule.type = SCHEDULE_COSINE,
 	.precision = PRECISION_BF16,
-	.zero = {.stage = 3, .prefetch = 2},
+	.zero = {.stage = 3, .offload_optimizer = {[PLACE_NONE] = 1}, .prefetch = 2},
 	.nvme = {.engine = NVME_AUTO, .extent = 4u << 20, .queue_depth = 32},
 	.host.threads = 1,
 	.device = {.type = DEVICE_CPU, .count = 1},
@@ -277,27 +278,37 @@ static int check_nvme(const struct train_config *c, const struct conf_doc *doc, 
 	return check_paths(c, doc, err);
 }
 
+/* Has `key` what a placement there needs? */
+static int check_place(const struct train_config *c, const struct conf_doc *doc, const char *key,
+		       int place, struct err *err)
+{
+	if (place == PLACE_NVME && !c->nvme.paths.count)
+		return conf_error(doc, key, err, "nvme needs nvme.paths, a list of directories");
+	if (place != PLACE_NONE && !c->host.memory)
+		return conf_error(doc, key, err,
+				  "%s needs host.memory, the size of what the host lends",
+				  placement_name(place));
+	return 0;
+}
+
 static int check_zero(const struct train_config *c, const struct conf_doc *doc, struct err *err)
 {
-	const struct {
-		const char *key;
-		int place;
-	} places[] = {
-		{"zero.offload_param", c->zero.offload_param},
-		{"zero.offload_optimizer", c->zero.offload_optimizer},
-		{"zero.offload_activations", c->zero.offload_activations},
-	};
+	const double *shares = c->zero.offload_optimizer;
+	int rc = check_place(c, doc, "zero.offload_param", c->zero.offload_param, err);
 
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		if (places[i].place == PLACE_NVME && !c->nvme.paths.count)
-			return conf_error(doc, places[i].key, err,
-					  "nvme needs nvme.paths, a list of directories");
-		if (places[i].place != PLACE_NONE && !c->host.memory)
-			return conf_error(doc, places[i].key, err,
-					  "%s needs host.memory, the size of what the host lends",
-					  placement_name(places[i].place));
+	for (int place = 0; !rc && place < PLACE_COUNT; place++) {
+		char share[64];
+
+		/* A message stands at the share where shares are given, else at the word. */
+		snprintf(share, sizeof(share), "zero.offload_optimizer.%s", placement_name(place));
+		if (!conf_has(doc, share))
+			*strrchr(share, '.') = '\0';
+		if (shares[place] > 0)
+			rc = check_place(c, doc, share, place, err);
 	}
-	return 0;
+	if (rc < 0)
+		return rc;
+	return check_place(c, doc, "zero.offload_activations", c->zero.offload_activations, err);
 }
 
 static int check_device(const struct train_config *c, const struct conf_doc *doc, struct err *err)

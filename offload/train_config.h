@@ -41,8 +41,9 @@ struct train_config {
 	int precision; /* enum train_precision */
 	struct {
 		uint64_t stage;
-		int offload_param, offload_optimizer, offload_activations; /* enum placement */
-		uint64_t prefetch; /* units fetched ahead, at most */
+		int offload_param, offload_activations; /* enum placement */
+		double offload_optimizer[PLACE_COUNT];  /* each tier's share, 1 in all */
+		uint64_t prefetch;                      /* units fetched ahead, at most */
 	} zero;
 	struct {
 		struct conf_strings paths;

@@ -9,7 +9,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/documents.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 fails=0
-mkdir -p local_nvme build/quickstart/swap build/overbudget/swap
+mkdir -p local_nvme build/quickstart/swap build/overbudget/swap build/split/swap
 
 awk '/^```yaml/ { n++; on = 1; next } /^```/ { on = 0 } on { print > ("readme-" n ".yaml") }' "$root/README.md"
 cp "$root"/examples/*.yaml .
@@ -31,5 +31,5 @@ for f in *.yaml; do
 	rm checked.yaml
 done
 echo "$count configurations"
-[ $count -ge 4 ] || { echo "fewer than there were: the extraction is broken"; exit 1; }
+[ $count -ge 5 ] || { echo "fewer than there were: the extraction is broken"; exit 1; }
 [ $fails -eq 0 ]

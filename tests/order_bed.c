@@ -47,13 +47,18 @@ struct rank {
 	struct err err;
 };
 
+static const char *optimizer_text(const struct order_setup *s)
+{
+	return s->optimizer ? s->optimizer : "none";
+}
+
 const char *order_setup_text(const struct order_setup *s)
 {
 	static char text[160];
 
 	snprintf(text, sizeof(text),
 		 "world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches, clip %d, %s,%s%s",
-		 s->world, s->stage, placement_name(s->param), placement_name(s->optimizer),
+		 s->world, s->stage, placement_name(s->param), optimizer_text(s),
 		 placement_name(s->activations), s->layers, s->accumulation, s->clip,
 		 s->bf16 ? "bf16" : "fp32", s->tight_device ? " tight device" : "",
 		 s->tight_host ? " tight host" : "");
@@ -80,7 +85,7 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "device: {memory: 64MiB, count: %u}\n",
 			   s->layers, VOCAB, SEQUENCE, MICRO * s->world * s->accumulation, MICRO,
 			   s->clip ? "0.5" : "0", s->bf16 ? "bf16" : "fp32", s->stage,
-			   placement_name(s->param), placement_name(s->optimizer),
+			   placement_name(s->param), optimizer_text(s),
 			   placement_name(s->activations), daemon->swap[0], s->world);
 
 	return train_config_parse("order", text, (size_t)len, &j->config, &j->doc, err);

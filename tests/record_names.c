@@ -18,7 +18,7 @@ static void units_name(struct engine *e)
 		record_name_event(e->units[u].replica_written, "unit.replica_written");
 		if (e->units[u].grad_shared)
 			record_name_event(e->units[u].grad_shared->free, "grad_shared.free");
-		if (e->client && e->plan->param_home == PROTOCOL_HOME_MEMORY)
+		if (e->client && pu->param_home == PROTOCOL_HOME_MEMORY)
 			record_region(data + pu->param_home_offset, pu->opt_elems * e->param_bytes,
 				      "home of unit %zu", u);
 		if (e->units[u].replica == REPLICA_REGION)

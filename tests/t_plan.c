@@ -20,11 +20,10 @@
 #include "kernels/vector.h"
 #include "offload/plan.h"
 #include "offload/protocol.h"
+#include "tests/plan_bed.h"
 
 #define MiB (UINT64_C(1) << 20)
 #define GiB (UINT64_C(1) << 30)
-
-static char swap_dir[] = "/tmp/t_plan.XXXXXX";
 
 /* Counts down to the allocation that fails; 0: none does. */
 static unsigned calloc_fails;
@@ -36,70 +35,6 @@ void *__wrap_calloc(size_t count, size_t size)
 	if (calloc_fails && --calloc_fails == 0)
 		return NULL;
 	return __real_calloc(count, size);
-}
-
-struct bed {
-	struct train_config config;
-	struct conf_doc *doc;
-	struct arch *arch;
-};
-
-/* Three layers, so that there are more units than slots; sizes that no alignment divides. */
-static void bed_open(struct bed *bed)
-{
-	char text[2048];
-	struct err err = {0};
-	int len = snprintf(text, sizeof(text),
-			   "model: {layers: 3, hidden: 96, heads: 3, vocab: 257, context: 48}\n"
-			   "data: {train: [a.bin]}\n"
-			   "batch: {global: 24}\n"
-			   "optimizer: {lr: 1e-3}\n"
-			   "schedule: {steps: 10}\n"
-			   "nvme: {paths: [%s], extent: 64KiB}\n"
-			   "host: {memory: 1GiB}\n"
-			   "device: {memory: 1GiB}\n",
-			   swap_dir);
-	int rc = train_config_parse("t.yaml", text, (size_t)len, &bed->config, &bed->doc, &err);
-
-	ck_assert_msg(rc == 0, "%s", err.text);
-	rc = arch_make(&bed->config, &bed->arch, &err);
-	ck_assert_msg(rc == 0, "%s", err.text);
-}
-
-static void bed_close(struct bed *bed)
-{
-	arch_free(bed->arch);
-	conf_free(bed->doc);
-}
-
-static void place(struct bed *bed, unsigned stage, int param, int optimizer, int activations)
-{
-	bed->config.zero.stage = stage;
-	bed->config.zero.offload_param = param;
-	bed->config.zero.offload_optimizer = optimizer;
-	bed->config.zero.offload_activations = activations;
-}
-
-static struct plan *plan_of(const struct bed *bed, unsigned world)
-{
-	struct plan *plan = NULL;
-	struct err err = {0};
-	int rc = plan_make(&bed->config, bed->doc, bed->arch, world, &plan, &err);
-
-	ck_assert_msg(rc == 0, "%s", err.text);
-	return plan;
-}
-
-static void refused(const struct bed *bed, unsigned world, const char *begin, const char *says)
-{
-	struct plan *plan = NULL;
-	struct err err = {0};
-
-	ck_assert_int_eq(plan_make(&bed->config, bed->doc, bed->arch, world, &plan, &err),
-			 ERR_CONFIG);
-	ck_assert_ptr_null(plan);
-	ck_assert_msg(!strncmp(err.text, begin, strlen(begin)), "%s", err.text);
-	ck_assert_msg(strstr(err.text, says), "%s\nexpected \"%s\"", err.text, says);
 }
 
 /* Regions of an arena must follow each other without gap or overlap, each aligned. */
@@ -134,10 +69,10 @@ static void check_arena(const struct plan *p)
 	uint64_t at = 0;
 
 	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->param_home == PROTOCOL_HOME_MEMORY)
+		if (p->units[i].param_home == PROTOCOL_HOME_MEMORY)
 			tile(&at, p->units[i].param_home_offset, p->units[i].opt_elems * param);
 	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->param_blobs && p->place_param == PLACE_CPU)
+		if (p->units[i].param_blob && p->place_param == PLACE_CPU)
 			tile(&at, p->units[i].param_blob_offset, p->units[i].param_elems * param);
 	ck_assert_uint_eq(at, h->param_bytes);
 	tile(&at, h->act_offset, h->act_region_bytes);
@@ -167,38 +102,76 @@ static void check_device(const struct plan *p)
 				  d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
 				  d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
 				  d->act_buffers * d->act_bytes + d->workspace_bytes +
-				  d->kept_blocks * d->kept_bytes +
-				  d->small_bytes);
+				  d->kept_blocks * d->kept_bytes + d->small_bytes);
 	ck_assert_uint_le(d->total_bytes, d->budget_bytes);
 	ck_assert((d->gather_slots == 0) == (p->stage < 3 && p->place_param == PLACE_NONE));
 	ck_assert((d->part_cast_bytes > 0) == (p->grad_type == DTYPE_BF16));
 	ck_assert_uint_eq(d->act_buffers, p->place_activations == PLACE_NONE ? p->act_count : 3);
 }
 
+/* What all units together have on each tier. */
+struct held {
+	uint64_t opt[PLACE_COUNT], units[PLACE_COUNT];
+	uint64_t param; /* between uses */
+	uint64_t homes; /* the optimizer's own copies, apart from what phases read */
+	size_t blobs, daemon;
+	bool state_swap, param_swap; /* of the daemon's units */
+};
+
+static struct held held_by(const struct plan *p)
+{
+	struct held h = {.param = 0};
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		const struct plan_unit *u = &p->units[i];
+		const bool offloaded = u->place_optimizer != PLACE_NONE;
+		const bool is_home = offloaded && p->stage == 3 && p->place_param != PLACE_NONE;
+
+		h.opt[u->place_optimizer] += u->opt_elems;
+		h.units[u->place_optimizer]++;
+		h.param += u->param_elems;
+		if (offloaded) {
+			ck_assert_uint_eq(u->daemon_idx, h.daemon);
+			h.daemon++;
+		}
+		if (offloaded && !is_home)
+			h.homes += u->opt_elems;
+		/* Parameters that phases read are on the device, a home, or the worker's own. */
+		ck_assert(u->param_blob == (p->place_param != PLACE_NONE && !is_home));
+		ck_assert((u->param_home == PROTOCOL_HOME_NONE) == !offloaded);
+		ck_assert((u->state_home == PROTOCOL_HOME_SWAP) ==
+			  (u->place_optimizer == PLACE_NVME));
+		if (u->param_blob && p->place_param == PLACE_NVME) {
+			ck_assert_uint_eq(u->blob_idx, h.blobs);
+			ck_assert_uint_eq(p->blobs[h.blobs],
+					  u->param_elems * dtype_bytes(p->param_type));
+			h.blobs++;
+		}
+		h.state_swap |= u->state_home == PROTOCOL_HOME_SWAP;
+		h.param_swap |= u->param_home == PROTOCOL_HOME_SWAP;
+	}
+	return h;
+}
+
 /* State, and parameters between uses, are in one place; gradients wait in one. */
 static void check_places(const struct plan *p, const struct train_config *c)
 {
-	const bool offloaded = p->place_optimizer != PLACE_NONE;
-	uint64_t opt = 0, param = 0, homes = 0;
+	const struct held h = held_by(p);
+	const uint64_t state = plan_state_elem_bytes(p->param_type);
+	const uint64_t param = dtype_bytes(p->param_type), grad = dtype_bytes(p->grad_type);
+	const bool waits = c->optimizer.clip > 0 || p->accumulation > 1;
 
-	for (size_t i = 0; i < p->unit_count; i++) {
-		opt += p->units[i].opt_elems;
-		param += p->units[i].param_elems;
-	}
-	param *= dtype_bytes(p->param_type);
-	ck_assert_uint_eq(p->device.state_bytes + p->host.state_bytes + p->swap.state_bytes,
-			  opt * plan_state_elem_bytes(p->param_type));
-	ck_assert((p->device.state_bytes > 0) == !offloaded);
-	ck_assert((p->swap.state_bytes > 0) == (p->place_optimizer == PLACE_NVME));
-	/* The optimizer's own copy is apart from what phases read, unless it is what they read. */
-	if (offloaded && !(p->stage == 3 && p->place_param != PLACE_NONE))
-		homes = opt * dtype_bytes(p->param_type);
+	ck_assert_uint_eq(p->device.state_bytes, h.opt[PLACE_NONE] * state);
+	ck_assert_uint_eq(p->host.state_bytes, h.opt[PLACE_CPU] * state);
+	ck_assert_uint_eq(p->swap.state_bytes, h.opt[PLACE_NVME] * state);
 	ck_assert_uint_eq(p->device.param_bytes + p->host.param_bytes + p->swap.param_bytes,
-			  param + homes);
+			  (h.param + h.homes) * param);
 	ck_assert((p->device.param_bytes > 0) == (p->place_param == PLACE_NONE));
-	ck_assert(p->grad_kept == (offloaded && (c->optimizer.clip > 0 || p->accumulation > 1)));
-	ck_assert_uint_eq(p->device.grad_bytes + p->host.grad_bytes + p->swap.grad_bytes,
-			  !offloaded || p->grad_kept ? opt * dtype_bytes(p->grad_type) : 0);
+	ck_assert(p->grad_kept == (h.daemon && waits));
+	ck_assert_uint_eq(p->device.grad_bytes, h.opt[PLACE_NONE] * grad);
+	ck_assert_uint_eq(p->host.grad_bytes + p->swap.grad_bytes,
+			  waits ? (h.opt[PLACE_CPU] + h.opt[PLACE_NVME]) * grad : 0);
+	ck_assert_uint_eq(p->daemon_units, h.daemon);
 	ck_assert_uint_eq(p->swap.act_bytes, p->place_activations == PLACE_NVME
 						     ? p->act_count * p->device.act_bytes
 						     : 0);
@@ -207,24 +180,42 @@ static void check_places(const struct plan *p, const struct train_config *c)
 							    : 0);
 }
 
+/* The shares that the plan states are those of its units, near to what was asked. */
+static void check_shares(const struct plan *p, const struct train_config *c)
+{
+	const struct held h = held_by(p);
+	uint64_t all = h.opt[PLACE_NONE] + h.opt[PLACE_CPU] + h.opt[PLACE_NVME], block = 0;
+
+	for (size_t i = 1; i < p->unit_count; i++)
+		block = p->units[i].opt_elems;
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		const struct plan_share *s = &p->optimizer[place];
+		double off = s->asked - s->placed;
+
+		ck_assert(s->asked == c->zero.offload_optimizer[place]);
+		ck_assert_uint_eq(s->elems, h.opt[place]);
+		ck_assert_uint_eq(s->units, h.units[place]);
+		ck_assert_double_eq_tol(s->placed, (double)h.opt[place] / (double)all, 1e-12);
+		ck_assert(s->asked > 0 || s->units == 0);
+		ck_assert_msg(off * off <= 1.0 * block * block / ((double)all * (double)all),
+			      "tier %d: asked %g, has %g", place, s->asked, s->placed);
+	}
+}
+
 static void check_rest(const struct plan *p, const struct train_config *c)
 {
-	const bool nvme = p->place_param == PLACE_NVME || p->place_optimizer == PLACE_NVME ||
+	const struct held h = held_by(p);
+	const bool nvme = p->place_param == PLACE_NVME || h.units[PLACE_NVME] ||
 			  p->place_activations == PLACE_NVME;
-	const bool unit_swap =
-		p->param_home == PROTOCOL_HOME_SWAP || p->state_home == PROTOCOL_HOME_SWAP;
 	uint64_t bytes = 0;
 
 	ck_assert(p->needs_swap == nvme);
 	ck_assert(p->needs_swap == (p->swap.total_bytes > 0));
-	ck_assert_uint_eq(
-		p->host.chunk_buffer_bytes,
-		p->chunk_elems *
-			((p->state_home == PROTOCOL_HOME_SWAP ? plan_state_elem_bytes(p->param_type)
-							      : 0) +
-			 (p->param_home == PROTOCOL_HOME_SWAP ? dtype_bytes(p->param_type) : 0)));
-	ck_assert_uint_eq(p->host.chunk_buffers,
-			  p->place_optimizer != PLACE_NONE && unit_swap ? 4 : 0);
+	ck_assert_uint_eq(p->host.chunk_buffer_bytes,
+			  p->chunk_elems *
+				  ((h.state_swap ? plan_state_elem_bytes(p->param_type) : 0) +
+				   (h.param_swap ? dtype_bytes(p->param_type) : 0)));
+	ck_assert_uint_eq(p->host.chunk_buffers, h.state_swap || h.param_swap ? 4 : 0);
 	ck_assert_uint_eq(p->prefetch, c->zero.prefetch);
 	ck_assert_uint_eq(p->chunk_elems % PROTOCOL_ALIGN_ELEMS, 0);
 	ck_assert_uint_le(p->chunk_elems * plan_state_elem_bytes(p->param_type), c->nvme.extent);
@@ -235,27 +226,38 @@ static void check_rest(const struct plan *p, const struct train_config *c)
 	}
 	ck_assert_uint_eq(p->blob_count - p->act_blob_first,
 			  p->place_activations == PLACE_NVME ? p->act_count : 0);
-	ck_assert_uint_eq(p->act_blob_first,
-			  p->param_blobs && p->place_param == PLACE_NVME ? p->unit_count : 0);
+	ck_assert_uint_eq(p->act_blob_first, h.blobs);
 	ck_assert_uint_le(bytes, p->swap.total_bytes);
 	ck_assert_uint_eq(
 		p->host_peak_bytes,
 		p->world * (p->device.total_bytes + p->host.total_bytes + p->base_worker_bytes) +
 			p->base_daemon_bytes + p->base_launcher_bytes + comm_shm_bytes(p->world));
 	ck_assert((p->base_daemon_bytes > 0) == p->needs_daemon);
+	ck_assert(p->needs_daemon ==
+		  (h.daemon || p->place_param != PLACE_NONE || p->place_activations != PLACE_NONE));
 }
+
+static const double splits[][PLACE_COUNT] = {
+	{1, 0, 0},     {0, 1, 0},       {0, 0, 1},       {0.5, 0.5, 0},      {0.5, 0, 0.5},
+	{0, 0.5, 0.5}, {0.2, 0.5, 0.3}, {0.1, 0.3, 0.6}, {0.34, 0.33, 0.33},
+};
+
+#define SPLITS ((int)(sizeof(splits) / sizeof(splits[0])))
 
 START_TEST(every_placement_is_consistent)
 {
 	static const unsigned worlds[] = {1, 2, 3, 4};
-	const int param = _i % 3, optimizer = _i / 3 % 3, activations = _i / 9;
+	const int param = _i % 3, activations = _i / 3 % 3;
+	const double *shares = splits[_i / 9];
 	struct bed bed = {0};
 
 	bed_open(&bed);
-	for (unsigned n = 0; n < 4 * 4 * 2 * 2 * 2; n++) {
+	/* A split meets a third of the combinations, every value of each among them. */
+	for (unsigned n = 0; n < 4 * 4 * 2 * 2 * 2; n += _i / 9 < PLACE_COUNT ? 1 : 3) {
 		struct plan *p;
 
-		place(&bed, n % 4, param, optimizer, activations);
+		place(&bed, n % 4, param, PLACE_NONE, activations);
+		split(&bed, shares[PLACE_NONE], shares[PLACE_CPU], shares[PLACE_NVME]);
 		bed.config.precision = n & 16 ? PRECISION_BF16 : PRECISION_FP32;
 		bed.config.batch.micro = n & 32 ? 1 : 24 / worlds[n / 4 % 4];
 		bed.config.optimizer.clip = n & 64 ? 1 : 0;
@@ -265,6 +267,7 @@ START_TEST(every_placement_is_consistent)
 		check_arena(p);
 		check_device(p);
 		check_places(p, &bed.config);
+		check_shares(p, &bed.config);
 		check_rest(p, &bed.config);
 		plan_free(p);
 	}
@@ -640,7 +643,7 @@ int main(void)
 		perror(swap_dir);
 		return EXIT_FAILURE;
 	}
-	tcase_add_loop_test(tc, every_placement_is_consistent, 0, 27);
+	tcase_add_loop_test(tc, every_placement_is_consistent, 0, 9 * SPLITS);
 	tcase_add_test(tc, device_budget_to_the_byte);
 	tcase_add_test(tc, host_budget_to_the_byte);
 	tcase_add_test(tc, gradients_spill_in_order);

@@ -193,6 +193,27 @@ static const struct wrong {
 	{{ZERO, "zero: {offload_activations: ^cpu}"},
 	 "cpu needs host.memory",
 	 {HOST, "host: {threads: 2}"}},
+	{{ZERO, "zero: {offload_optimizer: ^disk}"}, "one of none, cpu, nvme", {0}},
+	{{ZERO, "zero: {offload_optimizer: ^0.5}"}, "one of none, cpu, nvme", {0}},
+	{{ZERO, "zero: {offload_optimizer: ^[cpu, nvme]}"}, "a word or a mapping of shares", {0}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: 0.5, ^nvem: 0.3}}"}, "did you mean 'nvme'", {0}},
+	{{ZERO, "zero: {offload_optimizer: ^{cpu: 0.5, none: 0.4}}"}, "expected 1", {0}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: 0.5, ^cpu: 0.3}}"}, "given twice", {0}},
+	{{ZERO, "zero: {offload_optimizer: cpu, ^offload_optimizer: {cpu: 1}}"},
+	 "given twice",
+	 {0}},
+	{{ZERO, "zero: {offload_optimizer: ^{cpu: 0.7, nvme: 0.4}}"}, "add up to 1.1", {0}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: ^-0.5}}"}, "offload_optimizer.cpu: -0.5", {0}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: ^1.5}}"}, "out of range (0..1)", {0}},
+	{{ZERO, "zero: {offload_optimizer: {nvme: ^.nan}}"}, "'.nan' is not a number", {0}},
+	{{ZERO, "zero: {offload_optimizer: {nvme: ^50%}}"}, "'50%' is not a number", {0}},
+	{{ZERO, "zero: {offload_optimizer: ^{cpu: 0, nvme: 0}}"}, "write 'none'", {0}},
+	{{ZERO, "zero: {offload_optimizer: ^{}}"}, "write 'none'", {0}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: 0.5, nvme: ^0.1}}"},
+	 "needs nvme.paths",
+	 {NVME, ""}},
+	{{ZERO, "zero: {offload_optimizer: {cpu: ^0.5}}"}, "cpu needs host.memory", {HOST, ""}},
+	{{ZERO, "zero: {offload_optimizer: {nvme: ^0.5}}"}, "nvme needs host.memory", {HOST, ""}},
 	{{ZERO, "zero: {prefetch: ^0}"}, "zero.prefetch", {0}},
 	{{ZERO, "zero: {prefetch: ^65}"}, "zero.prefetch", {0}},
 	{{ZERO, "zero: {^offload_params: cpu}"}, "offload_param", {0}},
@@ -272,6 +293,13 @@ static void text_make(char *text, const struct edit *edits, size_t count, unsign
 		}
 		ck_assert_uint_lt(len, TEXT_BYTES);
 	}
+}
+
+static bool shares_are(const struct train_config *c, double none, double cpu, double nvme)
+{
+	const double *shares = c->zero.offload_optimizer;
+
+	return shares[PLACE_NONE] == none && shares[PLACE_CPU] == cpu && shares[PLACE_NVME] == nvme;
 }
 
 static struct conf_doc *parse(const char *text, struct train_config *ret)
@@ -369,7 +397,7 @@ START_TEST(example_means_what_it_says)
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert_uint_eq(c.zero.stage, 3);
 	ck_assert_int_eq(c.zero.offload_param, PLACE_NVME);
-	ck_assert_int_eq(c.zero.offload_optimizer, PLACE_NVME);
+	ck_assert(shares_are(&c, 0, 0, 1));
 	ck_assert_int_eq(c.zero.offload_activations, PLACE_NONE);
 	ck_assert_uint_eq(c.zero.prefetch, 2);
 	ck_assert_uint_eq(c.nvme.paths.count, 1);
@@ -418,8 +446,8 @@ START_TEST(defaults_are_documented)
 	ck_assert(c.schedule.warmup == 0 && c.schedule.min_lr == 0);
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert(c.zero.stage == 3 && c.zero.prefetch == 2);
-	ck_assert(c.zero.offload_param == PLACE_NONE && c.zero.offload_optimizer == PLACE_NONE &&
-		  c.zero.offload_activations == PLACE_NONE);
+	ck_assert(c.zero.offload_param == PLACE_NONE && c.zero.offload_activations == PLACE_NONE);
+	ck_assert(shares_are(&c, 1, 0, 0));
 	ck_assert(c.nvme.paths.count == 0 && c.nvme.engine == NVME_AUTO);
 	ck_assert(c.nvme.extent == 4 << 20 && c.nvme.queue_depth == 32);
 	ck_assert(c.host.memory == 0 && c.host.threads == 1);
@@ -459,6 +487,39 @@ START_TEST(a_cuda_device_is_as_built)
 	conf_free(doc);
 	ck_assert_int_eq(device_open(&device, &opened, &err), ERR_CONFIG);
 	ck_assert_str_eq(err.text, "this build has no cuda device");
+}
+END_TEST
+
+/* One representation, whatever was written: a word is all of it, the device has the rest. */
+START_TEST(shares_of_the_optimizer)
+{
+	static const struct {
+		const char *text;
+		double none, cpu, nvme;
+	} cases[] = {
+		{"none", 1, 0, 0},
+		{"cpu", 0, 1, 0},
+		{"{cpu: 1}", 0, 1, 0},
+		{"{nvme: 1.0, cpu: 0}", 0, 0, 1},
+		{"{cpu: 0.5}", 0.5, 0.5, 0},
+		{"{nvme: 0.25, cpu: 0.5}", 0.25, 0.5, 0.25},
+		{"{none: 0.25, nvme: 0.25, cpu: 0.5}", 0.25, 0.5, 0.25},
+		{"{cpu: 0.7, nvme: 0.3}", 0, 0.7, 0.3},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char line[128], text[TEXT_BYTES];
+		struct train_config c;
+		unsigned at_line, at_column;
+		struct conf_doc *doc;
+
+		snprintf(line, sizeof(line), "zero: {offload_optimizer: %s}", cases[i].text);
+		text_make(text, &(struct edit){ZERO, line}, 1, &at_line, &at_column);
+		doc = parse(text, &c);
+		ck_assert_msg(shares_are(&c, cases[i].none, cases[i].cpu, cases[i].nvme), "%s",
+			      line);
+		conf_free(doc);
+	}
 }
 END_TEST
 
@@ -551,6 +612,7 @@ int main(void)
 	tcase_add_test(tc, example_means_what_it_says);
 	tcase_add_test(tc, defaults_are_documented);
 	tcase_add_test(tc, a_cuda_device_is_as_built);
+	tcase_add_test(tc, shares_of_the_optimizer);
 	tcase_add_test(tc, lending_is_no_order);
 	tcase_add_test(tc, accumulation_follows);
 	tcase_add_test(tc, rate_by_hand);

@@ -44,6 +44,8 @@ done <<EOF
 1 nvme none nvme
 2 cpu nvme none
 0 none nvme none
+3 nvme {"cpu":0.5,"nvme":0.3} none
+1 cpu {"nvme":0.5} none
 EOF
 echo "$runs runs"
 [ $fails -eq 0 ]

@@ -29,7 +29,7 @@ config() {
 		optimizer: {type: adamw, lr: ${lr:-3e-3}, clip: 1.0}
 		schedule:  {type: cosine, warmup: 2, steps: $4, min_lr: 3e-4}
 		precision: bf16
-		zero:      {stage: 3, offload_param: $3, offload_optimizer: $3}
+		zero:      {stage: ${stage:-3}, offload_param: $3, offload_optimizer: ${optimizer:-$3}}
 		nvme:      {paths: [$dir/swap], extent: 64KiB}
 		host:      {memory: 64MiB}
 		device:    {type: cpu, count: $2, memory: 32MiB}
@@ -37,7 +37,7 @@ config() {
 		log:       {every: 1, file: $1.jsonl}
 		seed:      ${seed:-3}
 	END
-	[ $# -lt 6 ] || echo "checkpoint: {dir: $5, every: $6, keep: 2}" >> "$1.yaml"
+	[ $# -lt 6 ] || echo "checkpoint: {dir: $5, every: $6, keep: ${keep:-2}}" >> "$1.yaml"
 }
 
 # run NAME STATUS ARGUMENTS...
@@ -100,6 +100,28 @@ for world in 1 4; do
 	losses world.jsonl | tail -n 1 | cut -d' ' -f2 | paste - want |
 		awk '{ d = ($1 - $2) / $2; exit d * d > 1e-6 }' || fail "$world ranks go elsewhere: $(cat last want)"
 done
+
+# A relay: each split of the optimizer goes on from a checkpoint that the one before has written.
+from=0
+keep=9
+while read -r at param stage optimizer; do
+	config relay$at 2 "$param" 12 relay 2
+	run relay$at 0 --resume --export relay.safetensors
+	[ $from = 0 ] || says relay$at "going on from step $from"
+	cmp ref.safetensors relay.safetensors ||
+		fail "written as $was, resumed as $optimizer, the weights differ"
+	was=$optimizer from=$at
+	for ((i = at + 2; i <= 12; i += 2)); do
+		rm -r "$(printf 'relay/step-%08d' $i)" || fail "relay: no checkpoint of step $i"
+	done
+done <<-'END'
+	2 none 3 {cpu: 0.5, nvme: 0.3}
+	4 cpu 3 {nvme: 0.6}
+	6 none 0 {cpu: 0.4, nvme: 0.6}
+	8 nvme 1 {cpu: 0.6}
+	10 nvme 3 none
+END
+unset keep stage optimizer
 
 # A user stops: the step ends, a checkpoint is written, the status is 0; then on.
 config stop 2 none 4000 stopped 100000
