@@ -5,9 +5,11 @@ cuda_host_INCLUDE := -Itests/cuda_host/include
 cuda_host_SRCS    := $(addprefix cuda_host/tests/cuda_host/,block.c cudart.c cudart_error.c \
     cudart_memory.c fiber.c launch.c)
 
+# Not for C++: what only C has, and complaints of a function named as its struct.
+cuda_host_warn  = $(filter-out -Wshadow -Wstrict-prototypes -Wmissing-prototypes,$(warn))
 cuda_host_flags = -std=gnu++17 -D_GNU_SOURCE -I. $(cuda_host_INCLUDE) -fno-exceptions -fno-rtti \
-    -fno-threadsafe-statics $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(warn)) -fPIC \
-    -ffp-contract=off -fno-math-errno $(san) $(CFLAGS)
+    -fno-threadsafe-statics $(cuda_host_warn) -Wno-unknown-pragmas -fPIC -ffp-contract=off \
+    -fno-math-errno $(san) $(CFLAGS)
 
 $(B)/cuda_host/%.o: %.cu Makefile tests/cuda_host.mk
 	$(if $(Q),@echo "  C++   $<")
@@ -50,3 +52,11 @@ t_cuda_attention_USES := common
 t_cuda_attention_SRCS := $(cuda_host_SRCS) kernels/reference.c \
     $(addprefix cuda_host/kernels/,attention_cuda.cu attention_bf16_cuda.cu attention_f32_cuda.cu)
 $(B)/tests/t_cuda_attention.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+
+cuda_host_KERNELS := $(addprefix cuda_host/kernels/,activation_cuda.cu adam_cuda.cu \
+    embedding_cuda.cu loss_cuda.cu norm_cuda.cu rotary_cuda.cu vector_cuda.cu)
+
+TESTS += t_cuda_ops
+t_cuda_ops_USES := kernels common
+t_cuda_ops_SRCS := tests/cuda_kit.c $(cuda_host_SRCS) $(cuda_host_KERNELS)
+$(B)/tests/cuda_kit.o $(B)/tests/t_cuda_ops.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)

@@ -73,6 +73,26 @@ START_TEST(barriers_order_shared_memory)
 }
 END_TEST
 
+START_TEST(barriers_count_votes)
+{
+	static const unsigned below[] = {0, 1, 99, 100};
+	unsigned threads = 100;
+	int *out = device_memory(threads * 3 * sizeof(*out));
+
+	for (unsigned order = 0; order < 2; order++) {
+		shim_order_set(order);
+		ck_assert_int_eq(shim_kernel_votes(out, threads, below[_i], NULL), cudaSuccess);
+		ck_assert_int_eq(cudaDeviceSynchronize(), cudaSuccess);
+		for (unsigned i = 0; i < threads; i++) {
+			ck_assert_int_eq(out[3 * i], (int)below[_i]);
+			ck_assert_int_eq(out[3 * i + 1], below[_i] > 0);
+			ck_assert_int_eq(out[3 * i + 2], below[_i] == threads);
+		}
+	}
+	cudaFree(out);
+}
+END_TEST
+
 static uint32_t collective(unsigned thread, unsigned column)
 {
 	unsigned lane = thread % 32, base = thread - lane;
@@ -341,6 +361,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, indices_cover_the_grid, 0, 12);
 	tcase_add_loop_test(tc, barriers_order_shared_memory, 0, 8);
+	tcase_add_loop_test(tc, barriers_count_votes, 0, 4);
 	tcase_add_test(tc, collectives_are_as_in_cuda);
 	tcase_add_test(tc, shared_memory_is_poisoned_for_each_block);
 	tcase_add_loop_test(tc, configurations_are_checked, 0, 12);

@@ -85,6 +85,7 @@ struct crew {
 	unsigned current;              /* the thread that runs */
 	unsigned begun, returned;      /* how many */
 	unsigned at_barrier, first_at; /* how many wait; which came first */
+	unsigned ayes, ayes_whole;     /* of threads at the barrier; of the last complete one */
 	unsigned ready[THREADS_MAX];   /* a ring: [head, head + ready_count) */
 	unsigned ready_head, ready_count;
 
@@ -383,28 +384,34 @@ static void fiber_main(void)
 	}
 }
 
-void shim_barrier(const char *file, int line)
+unsigned shim_barrier(const char *what, int yes, const char *file, int line)
 {
 	struct cuda_thread *t = &crew->threads[crew->current], *first;
 
-	t->what = "__syncthreads";
+	t->what = what;
 	t->file = file;
 	t->line = line;
 	t->state = BARRIER;
-	if (crew->at_barrier++ == 0)
+	if (crew->at_barrier++ == 0) {
 		crew->first_at = crew->current;
+		crew->ayes = 0;
+	}
+	crew->ayes += yes != 0;
 	first = &crew->threads[crew->first_at];
 	if (first->line != line || strcmp(first->file, file) != 0)
 		fail("threads of a block are at different barriers", first, t);
 	if (crew->at_barrier < crew->count) {
 		wait_turn();
-		return;
+		return crew->ayes_whole;
 	}
 	crew->at_barrier = 0;
+	/* Kept until all are at the next barrier, so until all have read it. */
+	crew->ayes_whole = crew->ayes;
 	for (unsigned i = 0; i < crew->count; i++)
 		if (&crew->threads[i] != t)
 			make_ready(&crew->threads[i]);
 	t->state = RUNS;
+	return crew->ayes_whole;
 }
 
 void shim_warp(const char *what, unsigned mask, shim_warp_fn *fn, void *mine, const char *file,

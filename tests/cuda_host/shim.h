@@ -96,7 +96,8 @@ struct shim_builtins {
 };
 extern __thread struct shim_builtins shim_now;
 
-void shim_barrier(const char *file, int line);
+/* Returns how many of the block's threads came with `yes`. */
+unsigned shim_barrier(const char *what, int yes, const char *file, int line);
 
 /*
  * The lanes of a warp that `mask` names meet: when each that has not returned is here with the same

@@ -32,6 +32,15 @@ static __global__ void block_sum_kernel(int *out, const int *in)
 		out[blockIdx.x] = sum[0];
 }
 
+static __global__ void votes_kernel(int *out, unsigned below)
+{
+	int *row = out + threadIdx.x * (size_t)3, yes = threadIdx.x < below;
+
+	row[0] = __syncthreads_count(yes);
+	row[1] = __syncthreads_or(yes);
+	row[2] = __syncthreads_and(yes);
+}
+
 static __global__ void collectives_kernel(uint32_t *out)
 {
 	unsigned lane = threadIdx.x % 32, half = lane < 16 ? 0xffffu : 0xffff0000u;
@@ -150,6 +159,13 @@ extern "C" cudaError_t shim_kernel_block_sum(int *out, const int *in, unsigned b
 					     unsigned threads, cudaStream_t stream)
 {
 	CUDA_LAUNCH(block_sum_kernel, blocks, threads, threads * sizeof(int), stream, out, in);
+	return cudaGetLastError();
+}
+
+extern "C" cudaError_t shim_kernel_votes(int *out, unsigned threads, unsigned below,
+					 cudaStream_t stream)
+{
+	CUDA_LAUNCH(votes_kernel, 1, threads, 0, stream, out, below);
 	return cudaGetLastError();
 }
 

@@ -18,6 +18,8 @@ cudaError_t shim_kernel_index(uint32_t *out, dim3 grid, dim3 block, cudaStream_t
 /* out[block] = sum of in[block][threads], by barriers and shared memory */
 cudaError_t shim_kernel_block_sum(int *out, const int *in, unsigned blocks, unsigned threads,
 				  cudaStream_t stream);
+/* out[thread][3]: how many, any, all of the block's threads are below `below` */
+cudaError_t shim_kernel_votes(int *out, unsigned threads, unsigned below, cudaStream_t stream);
 /* One block of `threads`: out[thread][SHIM_COLLECTIVES], a column for each kind */
 #define SHIM_COLLECTIVES 12
 cudaError_t shim_kernel_collectives(uint32_t *out, unsigned threads, cudaStream_t stream);

@@ -37,7 +37,22 @@
 
 static inline void __syncthreads(SHIM_SITE)
 {
-	shim_barrier(file, line);
+	shim_barrier("__syncthreads", 0, file, line);
+}
+
+static inline int __syncthreads_count(int yes, SHIM_SITE)
+{
+	return (int)shim_barrier("__syncthreads_count", yes, file, line);
+}
+
+static inline int __syncthreads_or(int yes, SHIM_SITE)
+{
+	return shim_barrier("__syncthreads_or", yes, file, line) > 0;
+}
+
+static inline int __syncthreads_and(int yes, SHIM_SITE)
+{
+	return shim_barrier("__syncthreads_and", !yes, file, line) == 0;
 }
 
 static inline void shim_meet(void *const lanes[32])
