@@ -4,6 +4,9 @@ kernels_USES  := common
 kernels_CFLAGS := -DDSRUN_CUDA=0
 # OpenBLAS is loaded at run time: see kernels/blas.c.
 kernels_LIBS  := -ldl
+# Every vector of the scalar form is a local array: to watch when each of them ends takes gcc minutes.
+$(B)/kernels/simd_scalar.o: ISA_CFLAGS := \
+    $(if $(findstring address,$(SAN)),-fno-sanitize-address-use-after-scope)
 $(B)/kernels/%_avx2.o: ISA_CFLAGS := -mavx2 -mfma -mf16c
 $(B)/kernels/%_avx512.o: ISA_CFLAGS := -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma
 # The answer to NVCC= may differ from the build before.
