@@ -122,10 +122,11 @@ static int meet(struct nccl *n, const ncclUniqueId *id, uint64_t timeout_ns, str
 			return nobody_came(n, timeout_ns, err);
 		result = nccl_state(n);
 	}
-	if (result != ncclSuccess)
-		return nccl_error(n->lib, n->comm, __FILE__ ": ncclCommInitRankConfig", result,
-				  err);
-	return 0;
+	if (result == ncclSuccess)
+		return 0;
+	nccl_error(n->lib, n->comm, __FILE__ ": ncclCommInitRankConfig", result, err);
+	nccl_blame(n, result, err);
+	return err->code;
 }
 
 static int join(struct nccl *n, const struct comm_config *config, struct err *err)
@@ -340,7 +341,10 @@ static int nccl_enqueue(void *state, struct device_stream *stream, const struct 
 		*bytes_moved = ring_bytes(n, call);
 	}
 	pthread_mutex_unlock(&n->lock);
-	return rc;
+	/* Without the lock, which the watcher may want. */
+	if (rc == err_nccl(ncclRemoteError))
+		nccl_blame(n, ncclRemoteError, err);
+	return rc < 0 ? err->code : 0;
 }
 
 const struct comm_ops comm_nccl_ops = {

@@ -61,6 +61,12 @@ struct nccl {
 /* One look at the news, at most timeout_ms long: 0 when there are none, else the error they are. */
 int nccl_news(struct nccl *n, int timeout_ms, struct err *err);
 
+/*
+ * A peer's death shows as an error of ours, maybe before the launcher has told of it. Waits a
+ * little for that news and, when they come, puts them in the place of the error that `result` made.
+ */
+void nccl_blame(struct nccl *n, ncclResult_t result, struct err *err);
+
 /* The communicator's own state: ncclSuccess, ncclInProgress, or what is wrong. Takes the lock. */
 ncclResult_t nccl_state(struct nccl *n);
 

@@ -7,7 +7,9 @@
  *
  * 1. The cause is the device's error before anything is aborted: what the abort makes fail, or
  *    return, finds the cause there.
- * 2. Once aborted, a communicator is gone: `comm` is NULL, and nobody calls into it.
+ * 2. Of several causes the one that names a rank is told, when it is there or about to come: what
+ *    NCCL says of a peer that died names nobody.
+ * 3. Once aborted, a communicator is gone: `comm` is NULL, and nobody calls into it.
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +23,8 @@
 
 /* Fifty looks a second cost nothing that can be measured, and are what a person calls at once. */
 #define LOOK_MS 20
+/* The agent hears of a death, and tells of it, at once: this is for a machine that is busy. */
+#define BLAME_MS 300
 
 int nccl_news(struct nccl *n, int timeout_ms, struct err *err)
 {
@@ -32,6 +36,15 @@ int nccl_news(struct nccl *n, int timeout_ms, struct err *err)
 	if (news.type != COMM_NEWS_FAILED)
 		return err_set(err, ERR_PROTOCOL, "news: a second id of the collectives");
 	return err_set(err, ERR_IO, "rank %u has failed, and the collectives with it", news.rank);
+}
+
+void nccl_blame(struct nccl *n, ncclResult_t result, struct err *err)
+{
+	struct err news = {0};
+
+	if ((result == ncclRemoteError || result == ncclSystemError) &&
+	    nccl_news(n, BLAME_MS, &news) < 0)
+		*err = news;
 }
 
 ncclResult_t nccl_state(struct nccl *n)
@@ -71,7 +84,9 @@ static int look(struct nccl *n, struct err *err)
 	state = nccl_state(n);
 	if (state == ncclSuccess || state == ncclInProgress)
 		return 0;
-	return nccl_error(n->lib, n->comm, __FILE__ ": ncclCommGetAsyncError", state, err);
+	nccl_error(n->lib, n->comm, __FILE__ ": ncclCommGetAsyncError", state, err);
+	nccl_blame(n, state, err);
+	return err->code;
 }
 
 static void *watch(void *arg)

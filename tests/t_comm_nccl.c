@@ -221,6 +221,12 @@ static void dies_early(struct rank *x)
 	raise(SIGKILL);
 }
 
+static void dies_after_three(struct rank *x)
+{
+	work(x, 3);
+	raise(SIGKILL);
+}
+
 static void never_comes(struct rank *x)
 {
 	(void)x;
@@ -292,6 +298,23 @@ START_TEST(an_asynchronous_error)
 	for (unsigned i = 0; i < 2; i++)
 		check_time(from, job.said[job_hear(&job)].at_ns);
 	check_said(&job, 0, ERR_IO, "rank 1 has failed");
+	job_close(&job);
+}
+END_TEST
+
+/* The same as the consequence of a death, of which the agent tells a little later: that is told. */
+START_TEST(an_error_for_a_death)
+{
+	scenario_fn *const fns[] = {works_four_times, works_four_times, dies_after_three};
+	struct job job;
+
+	ck_assert_int_eq(setenv("NCCL_HOST_ERROR", "1,4", 1), 0);
+	job_open(&job, fns);
+	await_death(&job, 2);
+	tell_failed(&job, 2);
+	(void)job_hear(&job);
+	(void)job_hear(&job);
+	ck_assert_msg(strstr(job.said[1].text, "rank 2 "), "%s", job.said[1].text);
 	job_close(&job);
 }
 END_TEST
@@ -554,6 +577,7 @@ static Suite *make_suite(void)
 		tcase_add_test(works, failures_stick);
 		tcase_add_test(ends, a_peer_dies);
 		tcase_add_test(ends, an_asynchronous_error);
+		tcase_add_test(ends, an_error_for_a_death);
 		tcase_add_loop_test(ends, a_call_is_refused, 0, 2);
 		tcase_add_loop_test(ends, news_that_make_no_sense, 0, 3);
 		tcase_add_test(ends, the_launcher_goes);
