@@ -167,6 +167,8 @@ static void export_chunk(struct task *t)
 void compute_run(struct pool_job *job)
 {
 	struct task *t = (struct task *)(void *)((char *)job - offsetof(struct task, job));
+	struct trace_lane **lanes = t->session->trace.threads;
+	uint64_t began = lanes ? trace_begin(lanes[job->thread]) : 0;
 
 	switch (t->op->sub.op) {
 	case PROTOCOL_OP_STEP:
@@ -184,6 +186,7 @@ void compute_run(struct pool_job *job)
 	default:
 		assert(!"an operation without arithmetic");
 	}
+	session_trace_compute(t, began);
 }
 
 double compute_sum(const struct session *s, const struct unit_plan *u)

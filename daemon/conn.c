@@ -19,13 +19,16 @@
 #include "daemon/server_internal.h"
 #include "daemon/wire.h"
 
-/* Of a QUERY's answer in one packet. */
+/* Of a QUERY's or a TRACE's answer in one packet. */
 #define TEXT_PART_BYTES 32768u
+/* Packets of one answer to a TRACE, so that it ends, however much is recorded meanwhile. */
+#define TRACE_PARTS_MAX 256u
 
 static int on_hello(struct server *v, struct conn *c, size_t bytes, struct err *err);
 static int on_open(struct server *v, struct conn *c, size_t bytes, struct err *err);
 static int on_stats(struct server *v, struct conn *c, size_t bytes, struct err *err);
 static int on_query(struct server *v, struct conn *c, size_t bytes, struct err *err);
+static int on_trace(struct server *v, struct conn *c, size_t bytes, struct err *err);
 
 static const struct rule {
 	enum conn_state state;
@@ -40,6 +43,8 @@ static const struct rule {
 	{CONN_GREETED, PROTOCOL_OPEN, sizeof(struct protocol_open), PROTOCOL_PACKET_MAX, on_open},
 	{CONN_SESSION, PROTOCOL_STATS, sizeof(struct protocol_message),
 	 sizeof(struct protocol_message), on_stats},
+	{CONN_SESSION, PROTOCOL_TRACE, sizeof(struct protocol_trace), sizeof(struct protocol_trace),
+	 on_trace},
 };
 
 int conn_message(struct server *v, struct conn *c, size_t bytes, struct err *err)
@@ -286,6 +291,11 @@ static int admit(struct server *v, struct conn *c, struct session_plan *p, struc
 		rc = quotas_check(v, p, err);
 	if (rc < 0)
 		return rc;
+	if (p->open.flags & PROTOCOL_OPEN_TRACE) {
+		c->part = malloc(sizeof(struct protocol_message) + TEXT_PART_BYTES);
+		if (!c->part)
+			return err_sys(err, -ENOMEM, "allocating a trace's packet");
+	}
 	snprintf(name, sizeof(name), "job '%s' rank %u of %u (pid %d, uid %u)", c->job, c->rank,
 		 c->world, (int)c->peer.pid, c->peer.uid);
 	rc = session_start(&config, &c->session, err);
@@ -338,9 +348,57 @@ static int on_stats(struct server *v, struct conn *c, size_t bytes, struct err *
 	return answer(c, &reply.head, PROTOCOL_STATS_REPLY, sizeof(reply), err);
 }
 
+/* TRACE. */
+
+/* Goes on telling what was recorded: a part leaves the recorder when the one before it has gone. */
+static int trace_send(struct server *v, struct conn *c, struct err *err)
+{
+	const size_t head = sizeof(struct protocol_message);
+	int rc;
+
+	while (c->telling) {
+		if (c->part_bytes == 0 && c->parts_left > 0) {
+			c->part_bytes = trace_take(session_recorder(c->session), c->part + head,
+						   TEXT_PART_BYTES);
+			c->parts_left--;
+		}
+		rc = wire_send(c->fd, (struct protocol_message *)(void *)c->part, PROTOCOL_TEXT,
+			       head + c->part_bytes, NULL, 0);
+		if (rc == -EAGAIN) {
+			server_conn_watch(v, c, true);
+			return 0;
+		}
+		if (rc < 0)
+			return err_sys(err, rc, "telling a session's trace");
+		c->telling = c->part_bytes > 0;
+		c->part_bytes = 0;
+	}
+	server_conn_watch(v, c, false);
+	return 0;
+}
+
+static int on_trace(struct server *v, struct conn *c, size_t bytes, struct err *err)
+{
+	struct trace *recorder = session_recorder(c->session);
+	struct protocol_trace ask;
+
+	memcpy(&ask, v->packet, bytes);
+	if (!recorder)
+		return err_set(err, ERR_PROTOCOL, "protocol error: the session is not traced");
+	if (c->telling)
+		return err_set(err, ERR_PROTOCOL,
+			       "protocol error: a trace was asked for before the last was told");
+	if (ask.record > 1)
+		return err_set(err, ERR_PROTOCOL, "protocol error: record is %u", ask.record);
+	trace_record(recorder, ask.record);
+	c->telling = true;
+	c->parts_left = TRACE_PARTS_MAX;
+	return trace_send(v, c, err);
+}
+
 /* QUERY. */
 
-int conn_text_send(struct server *v, struct conn *c, struct err *err)
+static int text_send(struct server *v, struct conn *c, struct err *err)
 {
 	const size_t head = sizeof(struct protocol_message);
 	size_t part;
@@ -381,5 +439,10 @@ static int on_query(struct server *v, struct conn *c, size_t bytes, struct err *
 		return err_sys(err, -ENOMEM, "answering a query");
 	c->text_len = strlen(c->text);
 	c->state = CONN_ASKED;
-	return conn_text_send(v, c, err);
+	return text_send(v, c, err);
+}
+
+int conn_send_more(struct server *v, struct conn *c, struct err *err)
+{
+	return c->state == CONN_SESSION ? trace_send(v, c, err) : text_send(v, c, err);
 }

@@ -14,6 +14,7 @@
 
 #include "common/err.h"
 #include "common/ring.h"
+#include "common/trace.h"
 #include "daemon/pool.h"
 #include "daemon/session.h"
 #include "daemon/session_plan.h"
@@ -62,6 +63,14 @@ struct task {
 	struct pool_job job;
 };
 
+/* Where a session that is traced records: all NULL in one that is not. */
+struct session_trace {
+	struct trace *recorder; /* the main thread's */
+	struct trace_lane *session;
+	struct trace_lane *queues[PROTOCOL_PATHS_MAX]; /* a swap directory each */
+	struct trace_lane **threads;                   /* a pool thread each */
+};
+
 struct session {
 	struct session_plan *plan;
 	struct pool *pool;
@@ -89,6 +98,7 @@ struct session {
 	uint32_t unbuffered_computes, unbuffered_computes_max;
 	uint8_t **free_buffers;
 	uint32_t free_buffer_count;
+	struct session_trace trace;
 	uint32_t io_busy, jobs_busy; /* tasks that wait for the disk, and for the pool */
 
 	struct err failure; /* code 0: none */
@@ -108,6 +118,18 @@ void session_fail(struct session *s, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 void session_complete(struct session *s, const struct protocol_completion *completion);
 uint64_t session_now_ns(void);
+
+/* session_trace.c */
+
+/* Lanes, when the peer asked for it. Called before the session's thread starts. */
+int session_trace_open(struct session *s, struct err *err);
+void session_trace_free(struct session *s);
+/* A transfer is over. Its task's session is traced. */
+void session_trace_transfer(const struct task *t, const struct nvme_io *io);
+/* From session_now_ns's `began_ns` until now a pool thread worked on a chunk. */
+void session_trace_compute(const struct task *t, uint64_t began_ns);
+/* The session's thread slept, with operations pending, since trace_begin's `began_ns`. */
+void session_trace_wait(struct session *s, uint64_t began_ns);
 
 /* pipeline.c */
 

@@ -129,6 +129,7 @@ static void transfer_begin(struct task *t, enum part part, bool write)
 				    : s->arena + op->sub.offset + t->chunk * op->stride_bytes,
 		.done = transfer_done,
 		.context = t,
+		.timed = s->trace.recorder && trace_recording(s->trace.session),
 	};
 	nvme_submit(s->store, io);
 }
@@ -169,6 +170,8 @@ static void transfer_done(struct nvme_io *io, int rc)
 
 	if (rc < 0)
 		session_fail(s, rc, "swap: %s", nvme_store_error(s->store));
+	if (io->timed)
+		session_trace_transfer(t, io);
 	if (--t->transfers > 0)
 		return;
 	s->io_busy--;

@@ -137,6 +137,7 @@ static void *work(void *arg)
 			break;
 		job = circle_take(pool, &client);
 		pthread_mutex_unlock(&pool->lock);
+		job->thread = w->index;
 		job->run(job);
 		pthread_mutex_lock(&pool->lock);
 		finish(client, job);

@@ -19,6 +19,7 @@ struct pool;
 struct pool_job {
 	struct pool_job *next;
 	void (*run)(struct pool_job *job); /* on a pool thread */
+	unsigned thread;                   /* while it runs: which of pool_threads */
 };
 
 struct pool_queue {

@@ -170,6 +170,7 @@ static void conn_free(struct server *v, struct conn *c)
 	v->conn_count--;
 	close(c->fd);
 	free(c->text);
+	free(c->part);
 	free(c);
 }
 
@@ -229,7 +230,7 @@ static void conn_event(struct server *v, struct conn *c, uint32_t events)
 
 	if (c->state == CONN_CLOSING)
 		return;
-	if ((events & EPOLLOUT) && conn_text_send(v, c, &err) < 0) {
+	if ((events & EPOLLOUT) && conn_send_more(v, c, &err) < 0) {
 		server_conn_close(v, c, NULL);
 		return;
 	}

@@ -46,6 +46,10 @@ struct conn {
 	char *text;                        /* of an answer that is being sent */
 	size_t text_len, text_sent;
 	bool text_ended;
+	char *part; /* one packet of a trace, when the session is traced */
+	size_t part_bytes;
+	unsigned parts_left; /* of the answer that is being sent, while `telling` */
+	bool telling;
 };
 
 struct server {
@@ -80,8 +84,8 @@ void server_conn_watch(struct server *v, struct conn *c, bool also_out);
  */
 int conn_message(struct server *v, struct conn *c, size_t bytes, struct err *err);
 
-/* conn.c: goes on sending c->text. As conn_message. */
-int conn_text_send(struct server *v, struct conn *c, struct err *err);
+/* conn.c: goes on sending the answer that the socket had no room for. As conn_message. */
+int conn_send_more(struct server *v, struct conn *c, struct err *err);
 
 /* report.c: the JSON of a QUERY, which the caller frees; NULL when memory ran out. */
 char *report_status(const struct server *v);

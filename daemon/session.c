@@ -72,6 +72,7 @@ static int eventfds_open(struct session *s, struct err *err)
 
 static void release(struct session *s)
 {
+	session_trace_free(s);
 	pool_client_done(&s->pool_client);
 	if (s->stop_fd >= 0)
 		close(s->stop_fd);
@@ -100,6 +101,8 @@ int session_start(const struct session_config *config, struct session **ret, str
 	atomic_init(&s->memory_bytes, s->plan->memory_bytes);
 	atomic_init(&s->swap_bytes, s->plan->swap_bytes);
 	rc = eventfds_open(s, err);
+	if (rc == 0)
+		rc = session_trace_open(s, err);
 	if (rc == 0) {
 		rc = -pthread_create(&s->thread, NULL, session_main, s);
 		if (rc < 0)
@@ -140,6 +143,11 @@ struct session *session_free(struct session *s)
 	session_plan_free(s->plan);
 	release(s);
 	return NULL;
+}
+
+struct trace *session_recorder(const struct session *s)
+{
+	return s->trace.recorder;
 }
 
 static uint64_t figure(const _Atomic uint64_t *counter)
@@ -495,9 +503,11 @@ static void await(struct session *s, bool all)
 	};
 	bool disk_only = s->op_count > 0 && s->io_busy > 0 && s->jobs_busy == 0;
 	uint64_t began = disk_only ? session_now_ns() : 0;
+	uint64_t traced = s->op_count > 0 ? trace_begin(s->trace.session) : 0;
 
 	/* The descriptors are open and the timeout is none: what is left is EINTR. */
 	(void)poll(fds, all ? 4 : 2, -1);
+	session_trace_wait(s, traced);
 	if (disk_only)
 		atomic_fetch_add_explicit(&s->io_wait_ns, session_now_ns() - began,
 					  memory_order_relaxed);
@@ -505,15 +515,20 @@ static void await(struct session *s, bool all)
 
 static void serve(struct session *s)
 {
+	uint64_t began = 0;
 	bool busy;
 
 	while (!stopping(s) && !s->dead) {
+		if (began == 0)
+			began = trace_begin(s->trace.session);
 		busy = take_submissions(s);
 		busy |= take_done(s);
 		busy |= pipeline_run(s);
 		publish(s);
 		if (busy || !ring_sleep_begin(&s->submit))
 			continue;
+		trace_end(s->trace.session, TRACE_BUSY, "serve", began, TRACE_NO_UNIT, 0);
+		began = 0;
 		await(s, true);
 		ring_sleep_end(&s->submit);
 	}

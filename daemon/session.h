@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/trace.h"
 #include "daemon/pool.h"
 #include "daemon/session_plan.h"
 
@@ -59,6 +60,9 @@ struct session_figures {
 	uint64_t adam_ns, io_wait_ns;
 	const char *engine; /* "" without swap; static storage */
 };
+
+/* Its recorder, which the main thread switches and takes from; NULL: it is not traced. */
+struct trace *session_recorder(const struct session *session);
 
 void session_figures(const struct session *session, struct session_figures *ret);
 

@@ -158,6 +158,8 @@ static int open_check(const struct session_plan *p, struct err *err)
 	if (o->param_type > DTYPE_BF16 || o->grad_type > DTYPE_BF16 || o->accumulate > 1)
 		return err_set(err, ERR_PROTOCOL, "param_type %u, grad_type %u, accumulate %u",
 			       o->param_type, o->grad_type, o->accumulate);
+	if (o->flags & ~PROTOCOL_OPEN_TRACE)
+		return err_set(err, ERR_PROTOCOL, "flags %x are not known", o->flags);
 	if (o->engine >= NVME_ENGINE_COUNT)
 		return err_set(err, ERR_PROTOCOL, "swap engine %u is not known", o->engine);
 	if (o->chunk_buffers > CHUNK_BUFFERS_MAX)

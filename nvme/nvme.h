@@ -87,11 +87,16 @@ typedef void nvme_done_fn(struct nvme_io *io, int rc);
 struct nvme_io {
 	uint32_t object, extent;
 	bool write;
-	void *buf; /* NVME_ALIGN-aligned, room for the extent padded to NVME_ALIGN */
+	bool timed; /* started_ns and ended_ns are wanted */
+	void *buf;  /* NVME_ALIGN-aligned, room for the extent padded to NVME_ALIGN */
 	nvme_done_fn *done;
 	void *context; /* the caller's */
 
-	/* the store's */
+	/* CLOCK_MONOTONIC: when it was first given to the kernel, and when it was seen to be over,
+	 * before its checksum was looked at; 0 when it never started. For `done` to read. */
+	uint64_t started_ns, ended_ns;
+
+	/* the store's; `done` may read path and len */
 	struct nvme_io *next;
 	uint64_t offset;
 	uint32_t len, moved, crc, slot;

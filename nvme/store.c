@@ -40,6 +40,7 @@
 #include <unistd.h>
 
 #include "common/crc32c.h"
+#include "common/trace.h"
 #include "nvme/internal.h"
 
 #define REAP_BATCH 64u
@@ -231,6 +232,7 @@ void nvme_submit(struct nvme_store *s, struct nvme_io *io)
 	io->offset = place->offset;
 	io->len = (uint32_t)padded(nvme_extent_bytes(s, io->object, io->extent));
 	io->moved = 0;
+	io->started_ns = io->ended_ns = 0;
 	io->attempts = 0;
 	io->slot = NO_SLOT;
 	if (s->broken) {
@@ -572,6 +574,8 @@ static void start_waiting(struct nvme_store *s, struct path *path)
 			place->written = false;
 			io->crc = crc32c(0, io->buf, nvme_extent_bytes(s, io->object, io->extent));
 		}
+		if (io->timed)
+			io->started_ns = trace_now_ns();
 		stage(s, io);
 	}
 }
@@ -709,6 +713,8 @@ static void settle(struct nvme_store *s, struct nvme_io *io, int res)
 		stage(s, io);
 		return;
 	}
+	if (io->timed)
+		io->ended_ns = trace_now_ns();
 	if (rc == 0)
 		rc = conclude(s, io);
 	else if (rc > 0)

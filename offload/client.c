@@ -512,6 +512,17 @@ int client_poll(struct client *c, uint32_t id, struct err *err)
 	return c->broken.code ? broken(c, err) : 0;
 }
 
+/* A question of ours went wrong: the session is over, for that reason or the daemon's own. */
+static int question_failed(struct client *c, struct err *err)
+{
+	if (arena_failure(c, &c->broken))
+		*err = c->broken;
+	else
+		c->broken = *err;
+	broken_publish(c);
+	return c->broken.code;
+}
+
 int client_stats(struct client *c, struct protocol_stats *ret, struct err *err)
 {
 	struct protocol_message ask;
@@ -523,12 +534,40 @@ int client_stats(struct client *c, struct protocol_stats *ret, struct err *err)
 	if (rc == 0)
 		rc = client_wire_answer(c->socket_fd, PROTOCOL_STATS_REPLY, ret, sizeof(*ret),
 					CLIENT_ANSWER_MS, NULL, err);
+	return rc < 0 ? question_failed(c, err) : 0;
+}
+
+/* The rest of the answer after fn failed is read all the same: the next question's comes after. */
+struct trace_to {
+	client_trace_fn *fn;
+	void *ctx;
+	struct err err; /* fn's */
+};
+
+static int trace_piece(void *ctx, const char *text, size_t len, struct err *err)
+{
+	struct trace_to *to = ctx;
+
+	(void)err;
+	if (to->err.code == 0 && !memchr(text, '\0', len))
+		(void)to->fn(to->ctx, text, &to->err);
+	return 0;
+}
+
+int client_trace(struct client *c, bool record, client_trace_fn *fn, void *ctx, struct err *err)
+{
+	struct protocol_trace ask = {.record = record};
+	struct trace_to to = {.fn = fn, .ctx = ctx};
+	int rc;
+
+	if (c->broken.code)
+		return broken(c, err);
+	rc = client_wire_send(c->socket_fd, &ask.head, PROTOCOL_TRACE, sizeof(ask), err);
 	if (rc == 0)
-		return 0;
-	if (arena_failure(c, &c->broken))
-		*err = c->broken;
-	else
-		c->broken = *err;
-	broken_publish(c);
-	return c->broken.code;
+		rc = client_wire_text(c->socket_fd, trace_piece, &to, err);
+	if (rc < 0)
+		return question_failed(c, err);
+	if (to.err.code < 0)
+		*err = to.err;
+	return to.err.code;
 }

@@ -6,6 +6,7 @@
 #ifndef OFFLOAD_CLIENT_H
 #define OFFLOAD_CLIENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -55,6 +56,15 @@ int client_wait(struct client *client, uint32_t id, struct protocol_completion *
 int client_poll(struct client *client, uint32_t id, struct err *err);
 
 int client_stats(struct client *client, struct protocol_stats *ret, struct err *err);
+
+/*
+ * In a session opened with PROTOCOL_OPEN_TRACE: the daemon goes on recording, or stops, and what it
+ * has recorded is handed to fn, piece by piece: whole lines with a NUL behind them, the daemon's
+ * word. A negative return of fn ends the handing over, not the session, and is returned.
+ */
+typedef int client_trace_fn(void *ctx, const char *text, struct err *err);
+int client_trace(struct client *client, bool record, client_trace_fn *fn, void *ctx,
+		 struct err *err);
 
 /*
  * What `dsctl` asks: connects, queries, returns the JSON text, which the caller frees.

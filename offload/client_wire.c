@@ -253,8 +253,9 @@ struct text {
 	size_t len;
 };
 
-static int text_append(struct text *t, const char *more, size_t len, struct err *err)
+static int text_append(void *ctx, const char *more, size_t len, struct err *err)
 {
+	struct text *t = ctx;
 	char *grown;
 
 	if (t->len + len > TEXT_BYTES_MAX)
@@ -270,8 +271,8 @@ static int text_append(struct text *t, const char *more, size_t len, struct err 
 	return 0;
 }
 
-/* Packets until an empty one. `packet` has room for PROTOCOL_PACKET_MAX. */
-static int text_recv(int fd, char *packet, struct text *text, struct err *err)
+/* `packet` has room for PROTOCOL_PACKET_MAX and a NUL. */
+static int text_recv(int fd, char *packet, client_wire_fn *fn, void *ctx, struct err *err)
 {
 	const size_t head = sizeof(struct protocol_message);
 	ssize_t n;
@@ -286,10 +287,21 @@ static int text_recv(int fd, char *packet, struct text *text, struct err *err)
 			n = client_wire_check(packet, n, PROTOCOL_TEXT, err);
 		if (n < 0)
 			return (int)n;
-		rc = text_append(text, packet + head, (size_t)n - head, err);
+		packet[n] = '\0';
+		rc = fn(ctx, packet + head, (size_t)n - head, err);
 		if (rc < 0 || (size_t)n == head)
 			return rc;
 	}
+}
+
+int client_wire_text(int fd, client_wire_fn *fn, void *ctx, struct err *err)
+{
+	char *packet = malloc(PROTOCOL_PACKET_MAX + 1);
+	int rc = packet ? text_recv(fd, packet, fn, ctx, err)
+			: err_sys(err, -ENOMEM, "allocating a packet");
+
+	free(packet);
+	return rc;
 }
 
 int client_query(const char *socket_name, enum protocol_query_what what, char **ret_text,
@@ -297,18 +309,14 @@ int client_query(const char *socket_name, enum protocol_query_what what, char **
 {
 	struct protocol_query query = {.what = what};
 	struct text text = {.at = NULL};
-	char *packet;
 	int fd, rc;
 
 	fd = client_wire_connect(socket_name, err);
 	if (fd < 0)
 		return fd;
-	packet = malloc(PROTOCOL_PACKET_MAX);
-	rc = packet ? client_wire_send(fd, &query.head, PROTOCOL_QUERY, sizeof(query), err)
-		    : err_sys(err, -ENOMEM, "allocating a packet");
+	rc = client_wire_send(fd, &query.head, PROTOCOL_QUERY, sizeof(query), err);
 	if (rc == 0)
-		rc = text_recv(fd, packet, &text, err);
-	free(packet);
+		rc = client_wire_text(fd, text_append, &text, err);
 	close(fd);
 	if (rc < 0) {
 		free(text.at);

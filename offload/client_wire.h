@@ -47,6 +47,13 @@ int client_wire_refused(const void *packet, size_t bytes, struct err *err);
 int client_wire_answer(int fd, enum protocol_type type, void *ret, size_t bytes, int timeout_ms,
 		       struct client_fds *ret_fds, struct err *err);
 
+/*
+ * TEXT packets up to the empty one, each handed to fn with a NUL behind it. fn's first negative
+ * return ends it.
+ */
+typedef int client_wire_fn(void *ctx, const char *text, size_t len, struct err *err);
+int client_wire_text(int fd, client_wire_fn *fn, void *ctx, struct err *err);
+
 /* HELLO and WELCOME. */
 int client_wire_greet(int fd, const char *job, unsigned rank, unsigned world, int timeout_ms,
 		      struct protocol_welcome *ret, struct err *err);

@@ -15,6 +15,9 @@
  *     ... descriptors through the rings ...
  *     STATS                         ->
  *                                   <-  STATS_REPLY
+ *     TRACE  (record or not)        ->    in a session that was opened with PROTOCOL_OPEN_TRACE
+ *                                   <-  TEXT (common/trace_text.h, several packets of whole
+ *                                       lines, the last one empty): what was recorded
  *     close: the session is freed whole, however the worker ended
  *
  *   dsctl:  QUERY (what) -> TEXT (JSON, several packets, the last one empty)
@@ -28,7 +31,7 @@
 #include "common/ring.h"
 
 #define PROTOCOL_MAGIC   0x66667364u /* "dsff" */
-#define PROTOCOL_VERSION 1u
+#define PROTOCOL_VERSION 2u
 
 #define PROTOCOL_PACKET_MAX 131072u
 #define PROTOCOL_UNITS_MAX  1024u
@@ -52,6 +55,7 @@ enum protocol_type {
 	PROTOCOL_QUERY,
 	PROTOCOL_TEXT,
 	PROTOCOL_ERROR,
+	PROTOCOL_TRACE,
 };
 
 struct protocol_message {
@@ -89,6 +93,9 @@ struct protocol_unit {
 	uint8_t pad[5];
 };
 
+/* The session's thread, the optimizer threads' work for it and its swap queues are recorded. */
+#define PROTOCOL_OPEN_TRACE 1u
+
 struct protocol_open {
 	struct protocol_message head;
 	uint64_t data_bytes;           /* of the arena, behind header and rings */
@@ -101,6 +108,7 @@ struct protocol_open {
 	uint32_t queue_depth;
 	uint32_t blob_extent_bytes;
 	uint32_t unit_count, blob_count, path_count;
+	uint32_t flags, pad; /* PROTOCOL_OPEN_* */
 	double beta1, beta2, eps, weight_decay;
 	char paths[PROTOCOL_PATHS_MAX][PROTOCOL_PATH_BYTES];
 	/* struct protocol_unit[unit_count], then uint64_t blob_bytes[blob_count] follow */
@@ -122,6 +130,11 @@ struct protocol_stats {
 	uint64_t stepped_elems;
 	double adam_seconds;    /* summed over threads */
 	double io_wait_seconds; /* an operation was pending and only the disk was busy */
+};
+
+struct protocol_trace {
+	struct protocol_message head;
+	uint32_t record, pad; /* from now on; 0: no more. What is recorded already is told. */
 };
 
 struct protocol_error {

@@ -334,6 +334,7 @@ void bed_request(struct bed_session *s, const struct bed_case *c, const struct b
 	o->unit_count = BED_UNITS;
 	o->blob_count = c->path_count > 0 ? BED_BLOBS : 0;
 	o->path_count = c->path_count;
+	o->flags = c->traced ? PROTOCOL_OPEN_TRACE : 0;
 	o->beta1 = 0.9;
 	o->beta2 = 0.95;
 	o->eps = 1e-8;

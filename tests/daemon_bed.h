@@ -64,6 +64,7 @@ struct bed_case {
 	uint8_t param_home[BED_UNITS], state_home[BED_UNITS], grad_home[BED_UNITS];
 	enum nvme_engine engine;
 	unsigned chunk_buffers, queue_depth, path_count;
+	bool traced;
 };
 
 /* All units with the same homes. */

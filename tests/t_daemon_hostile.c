@@ -171,6 +171,7 @@ START_TEST(wrong_heads)
 		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_HELLO, 88}, 80, "that says 88"},
 		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_HELLO, 96}, 96, "of 96 bytes"},
 		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_STATS, 16}, 16, "no place here"},
+		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_TRACE, 24}, 24, "no place here"},
 		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_HELLO, 88}, 88, "job's name"},
 		{{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_QUERY, 24}, 8, "of 8 bytes"},
 	};
@@ -307,6 +308,28 @@ START_TEST(wrong_counts)
 }
 END_TEST
 
+/* Flags that this version does not know. */
+START_TEST(wrong_flags)
+{
+	struct protocol_unit units[BED_UNITS];
+	const struct bed_case c = swapped();
+	struct client_config config;
+	struct bed_session shape = {.step = 0};
+	struct client *client;
+	struct scene s;
+	struct err err;
+
+	scene_open(&s);
+	bed_request(&shape, &c, &s.daemon, &config, units);
+	for (unsigned bit = 1; bit < 32; bit++) {
+		config.open.flags = 1u << bit | (bit & PROTOCOL_OPEN_TRACE);
+		ck_assert_int_eq(client_open(&config, &client, &err), ERR_PROTOCOL);
+		ck_assert_ptr_nonnull(strstr(err.text, "flags"));
+	}
+	scene_close(&s);
+}
+END_TEST
+
 /* Descriptors. */
 
 static struct protocol_submission random_submission(const struct bed_session *v, uint64_t *random)
@@ -400,16 +423,15 @@ struct raw {
 	struct ring_header *submit, *complete;
 };
 
-static void raw_open(struct raw *r, const struct bed_daemon *d)
+static void raw_open_case(struct raw *r, const struct bed_daemon *d, const struct bed_case *c)
 {
 	struct protocol_unit units[BED_UNITS];
-	const struct bed_case c = swapped();
 	struct bed_session shape = {.step = 0};
 	struct client_config config;
 	struct err err;
 	void *base;
 
-	bed_request(&shape, &c, d, &config, units);
+	bed_request(&shape, c, d, &config, units);
 	r->fd = bed_raw_connect(d);
 	bed_raw_hello(r->fd);
 	ck_assert_msg(bed_raw_open(r->fd, &config, r->fds, &r->opened, &err) == 0, "%s", err.text);
@@ -417,6 +439,13 @@ static void raw_open(struct raw *r, const struct bed_daemon *d)
 	r->arena = base;
 	r->submit = (struct ring_header *)(void *)(r->arena + r->opened.submit_offset);
 	r->complete = (struct ring_header *)(void *)(r->arena + r->opened.complete_offset);
+}
+
+static void raw_open(struct raw *r, const struct bed_daemon *d)
+{
+	const struct bed_case c = swapped();
+
+	raw_open_case(r, d, &c);
 }
 
 static void raw_close(struct raw *r)
@@ -559,6 +588,81 @@ START_TEST(too_many_operations)
 }
 END_TEST
 
+/* A trace is told only to who asked for it when opening, one answer after the other. */
+START_TEST(wrong_traces)
+{
+	static const struct {
+		bool traced;
+		uint32_t record, bytes;
+		const char *text;
+	} cases[] = {
+		{false, 1, sizeof(struct protocol_trace), "not traced"},
+		{true, 2, sizeof(struct protocol_trace), "record is 2"},
+		{true, UINT32_MAX, sizeof(struct protocol_trace), "record is 4294967295"},
+		{true, 0, sizeof(struct protocol_message), "of 16 bytes"},
+		{true, 0, sizeof(struct protocol_trace) + 8, "of 32 bytes"},
+	};
+	struct bed_case c = swapped();
+	uint8_t packet[64];
+	struct scene s;
+	struct err err;
+
+	scene_open(&s);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct protocol_trace ask = {
+			{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_TRACE, cases[i].bytes},
+			cases[i].record,
+			0};
+		struct raw r;
+
+		c.traced = cases[i].traced;
+		raw_open_case(&r, &s.daemon, &c);
+		memset(packet, 0, sizeof(packet));
+		memcpy(packet, &ask, sizeof(ask));
+		send_packet(r.fd, packet, cases[i].bytes);
+		ck_assert_int_eq(bed_raw_await_end(r.fd, &err), ERR_PROTOCOL);
+		ck_assert_msg(strstr(err.text, cases[i].text) != NULL, "'%s' does not say '%s'",
+			      err.text, cases[i].text);
+		raw_close(&r);
+	}
+	scene_check(&s);
+	scene_close(&s);
+}
+END_TEST
+
+/* Asks without reading, until the daemon has enough of it; nobody else waits for that. */
+START_TEST(a_trace_that_is_not_read)
+{
+	struct protocol_trace ask = {
+		{PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_TRACE, sizeof(ask)}, 1, 0};
+	struct protocol_submission sub = {.op = PROTOCOL_OP_IMPORT, .unit = 0};
+	struct bed_case c = swapped();
+	struct scene s;
+	struct raw r;
+	struct err err;
+	int rounds = 0;
+
+	scene_open(&s);
+	c.traced = true;
+	raw_open_case(&r, &s.daemon, &c);
+	sub.offset = r.opened.data_offset;
+	while (send(r.fd, &ask, sizeof(ask), MSG_NOSIGNAL) == sizeof(ask)) {
+		ck_assert_int_lt(rounds++, 100000);
+		/* Work, so that there is something to tell; completions are taken blindly. */
+		if (word_get(&r.submit->head) - word_get(&r.submit->tail) < 8 &&
+		    word_get(&r.complete->head) - word_get(&r.complete->tail) < 8)
+			raw_push(&r, &sub);
+		word_set(&r.complete->tail, word_get(&r.complete->head));
+		if (rounds % 100 == 0)
+			scene_check(&s);
+	}
+	bed_raw_await_end(r.fd, &err);
+	raw_close(&r);
+	scene_check(&s);
+	scene_close(&s);
+}
+END_TEST
+
 /* Each kind of wrong descriptor has its words. */
 START_TEST(wrong_submissions)
 {
@@ -623,10 +727,13 @@ int main(void)
 	tcase_add_test(tc, wrong_heads);
 	tcase_add_test(tc, mutated_opens);
 	tcase_add_test(tc, wrong_counts);
+	tcase_add_test(tc, wrong_flags);
 	tcase_add_test(tc, random_submissions);
 	tcase_add_test(tc, wrong_submissions);
 	tcase_add_test(tc, scribbled_arena);
 	tcase_add_test(tc, blocking_eventfds);
+	tcase_add_test(tc, wrong_traces);
+	tcase_add_test(tc, a_trace_that_is_not_read);
 	tcase_add_test(tc, too_many_operations);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
