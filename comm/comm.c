@@ -49,6 +49,14 @@ static const char *const backend_names[COMM_BACKEND_COUNT] = {
 	[COMM_NCCL] = "nccl",
 };
 
+/* As a trace shows them. */
+static const char *const call_names[] = {
+	[COMM_ALL_GATHER] = "all-gather",
+	[COMM_REDUCE_SCATTER] = "reduce-scatter",
+	[COMM_ALL_REDUCE] = "all-reduce",
+	[COMM_BROADCAST] = "broadcast",
+};
+
 static void enqueue(struct comm *comm, struct device_stream *stream, const struct comm_call *call);
 
 bool comm_backend_built(enum comm_backend backend)
@@ -136,6 +144,14 @@ uint64_t comm_moved_bytes(const struct comm *comm)
 	return atomic_load_explicit(&comm->moved_bytes, memory_order_relaxed);
 }
 
+/* Of the part, or of what is reduced whole: for the trace. */
+static uint64_t call_bytes(const struct comm_call *call)
+{
+	bool reduced = call->kind == COMM_REDUCE_SCATTER || call->kind == COMM_ALL_REDUCE;
+
+	return reduced ? call->size * dtype_bytes(call->type) : call->size;
+}
+
 static int run_call(void *arg, struct err *err)
 {
 	struct block *block = arg;
@@ -163,6 +179,7 @@ static void enqueue_host(struct comm *comm, struct device_stream *stream,
 	}
 	*block = (struct block){comm, *call};
 	comm->enqueued++;
+	device_stream_name(stream, call_names[call->kind], call_bytes(call));
 	device_host(stream, run_call, block);
 }
 
@@ -175,8 +192,10 @@ static void enqueue_native(struct comm *comm, struct device_stream *stream,
 
 	if (!device_running(device))
 		return;
+	device_span_begin(stream, TRACE_BUSY, call_names[call->kind], call_bytes(call));
 	if (comm->ops->enqueue(comm->state, stream, call, &moved, &err) < 0)
 		device_fail(device, &err);
+	device_span_end(stream);
 	atomic_fetch_add_explicit(&comm->moved_bytes, moved, memory_order_relaxed);
 }
 

@@ -9,7 +9,8 @@
  *	     `- GRAD or STEP pushed to the daemon by copy_out itself
  *
  * engine_param.c brings parameters in, engine_grad.c takes gradients out and steps,
- * engine_act.c moves checkpointed activations, engine_state.c imports and exports.
+ * engine_act.c moves checkpointed activations, engine_state.c imports and exports, engine_trace.c
+ * tells a trace of it.
  *
  * Invariants.
  * 1. All ranks enqueue the same collectives in the same order. Hence nothing that enqueues on the
@@ -26,19 +27,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "offload/internal.h"
 
 #define EXCHANGE_BYTES 4096u
-
-double engine_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *ret, struct err *err)
 {
@@ -325,6 +317,7 @@ static int session_connect(struct engine *e, const struct engine_config *config,
 	c->open.blob_count = (uint32_t)p->blob_count;
 	c->units = units_table;
 	c->blobs = p->blobs;
+	c->open.flags = config->trace ? PROTOCOL_OPEN_TRACE : 0;
 	c->socket = config->daemon_socket;
 	c->job = config->job;
 	c->rank = e->rank;
@@ -405,8 +398,8 @@ int engine_open(const struct engine_config *config, struct engine **ret, struct 
 	e->grad_bytes = dtype_bytes(e->plan->grad_type);
 	e->piece_transfer = -1;
 	if ((rc = tables_alloc(e, err)) < 0 || (rc = streams_open(e, err)) < 0 ||
-	    (rc = units_alloc(e, err)) < 0 || (rc = slots_alloc(e, err)) < 0 ||
-	    (rc = acts_alloc(e, err)) < 0 ||
+	    (rc = engine_trace_open(e, config, err)) < 0 || (rc = units_alloc(e, err)) < 0 ||
+	    (rc = slots_alloc(e, err)) < 0 || (rc = acts_alloc(e, err)) < 0 ||
 	    (e->plan->needs_daemon && (rc = session_open(e, config, err)) < 0)) {
 		engine_free(e);
 		return rc;
@@ -443,6 +436,7 @@ struct engine *engine_free(struct engine *e)
 	free(e->acts);
 	free(e->staging);
 	free(e->read_buffer);
+	free(e->phase_names);
 	free(e);
 	return NULL;
 }
@@ -480,17 +474,15 @@ int engine_phase_begin(struct engine *e, struct engine_io *ret, struct err *err)
 {
 	const struct arch_phase *phase = &e->phases[e->phase];
 	struct engine_io io = {.workspace = e->workspace, .kept = e->kept};
-	int rc;
+	int slot = -1, rc;
 
 	rc = units_fetch_ahead(e, err);
-	if (rc == 0 && phase->unit >= 0) {
-		int slot;
-
+	if (rc == 0 && phase->unit >= 0)
 		rc = unit_bring(e, phase->unit, &slot, err);
-		if (rc == 0) {
-			unit_await(e, phase->unit, slot, e->compute);
-			io.param = unit_mem(e, phase->unit, slot);
-		}
+	engine_trace_phase_begin(e);
+	if (rc == 0 && phase->unit >= 0) {
+		unit_await(e, phase->unit, slot, e->compute);
+		io.param = unit_mem(e, phase->unit, slot);
 	}
 	if (rc == 0)
 		rc = act_begin(e, phase, &io, err);
@@ -518,6 +510,7 @@ int engine_phase_end(struct engine *e, struct err *err)
 	const struct arch_phase *phase = &e->phases[e->phase];
 	int next = next_unit(e), slot, rc;
 
+	engine_trace_phase_end(e);
 	device_event_record(e->phase_done, e->compute);
 	for (size_t i = 0; i < e->plan->device.gather_slots; i++)
 		if (phase->unit >= 0 && e->gather_slots[i].unit == phase->unit)
@@ -571,13 +564,19 @@ int engine_sync(struct engine *e, struct err *err)
 int engine_exchange(struct engine *e, const void *mine, size_t bytes, void *all, struct err *err)
 {
 	struct device_stream *s = e->comm_stream;
+	uint64_t began;
+	int rc;
 
 	if (bytes > EXCHANGE_BYTES)
 		return err_set(err, ERR_INTERNAL, "exchange of %zu bytes", bytes);
+	device_stream_unit(s, TRACE_NO_UNIT);
 	device_copy(s, e->exchange_mine, mine, bytes, DEVICE_COPY_IN);
 	comm_all_gather(e->comm, s, e->exchange_all, e->exchange_mine, bytes);
 	device_copy(s, all, e->exchange_all, bytes * e->world, DEVICE_COPY_OUT);
-	return device_stream_sync(s, err);
+	began = trace_now_ns();
+	rc = device_stream_sync(s, err);
+	engine_waited(e, NULL, "other ranks", -1, began);
+	return rc;
 }
 
 int engine_stats(struct engine *e, struct engine_stats *ret, struct err *err)

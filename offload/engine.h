@@ -23,8 +23,10 @@
 
 #include "comm/comm.h"
 #include "common/err.h"
+#include "common/trace.h"
 #include "kernels/device.h"
 #include "offload/arch.h"
+#include "offload/client.h"
 #include "offload/plan.h"
 #include "offload/protocol.h"
 #include "offload/train_config.h"
@@ -40,6 +42,8 @@ struct engine_config {
 	unsigned rank;
 	const char *daemon_socket; /* NULL when the plan needs none */
 	const char *job;
+	struct trace *trace;           /* NULL: nobody traces; outlives the device */
+	struct trace_lane *trace_lane; /* of it, the driving thread's */
 };
 
 /* Allocates all device memory, opens the session. Parameters are undefined until imported. */
@@ -126,6 +130,13 @@ struct engine_stats {
 };
 
 int engine_stats(struct engine *engine, struct engine_stats *ret, struct err *err);
+
+/*
+ * For a trace: completes what the device has measured, and hands fn, piece by piece, what the
+ * daemon has recorded of this session, which goes on (record) or stops. As client_trace.
+ */
+int engine_trace_take(struct engine *engine, bool record, client_trace_fn *fn, void *ctx,
+		      struct err *err);
 
 /* Engine and daemon's note for the user ("" when none): a fall-back of the swap engine. */
 const char *engine_note(const struct engine *engine);

@@ -135,10 +135,13 @@ static int save(struct engine *e, int act, struct err *err)
 		};
 		dst = e->arena + slot->offset;
 	}
+	device_stream_unit(e->copy_out, TRACE_NO_UNIT);
 	device_stream_wait(e->copy_out, e->phase_done);
+	device_stream_name(e->copy_out, "copy out activation", e->arch->act_bytes);
 	device_copy(e->copy_out, dst, b->mem, e->arch->act_bytes, DEVICE_COPY_OUT);
 	e->out_bytes += e->arch->act_bytes;
 	if (slot) {
+		device_stream_name(e->copy_out, "push activation", 0);
 		device_host(e->copy_out, push_act, slot);
 		device_event_record(slot->free, e->copy_out);
 	}
@@ -197,11 +200,11 @@ static int load(struct engine *e, int act, int keep, struct err *err)
 	if (rc < 0)
 		return rc;
 	if (swapped(e)) {
-		double start = engine_now();
+		uint64_t began = trace_now_ns();
 
 		slot = &e->act_slots[a->slot];
 		rc = engine_settle(e, &slot->id, NULL, err);
-		e->wait_fetch_seconds += engine_now() - start;
+		engine_waited(e, &e->wait_fetch_seconds, "activation", -1, began);
 		if (rc < 0)
 			return err_add(err, "loading activation %d", act);
 		src = e->arena + slot->offset;
@@ -214,6 +217,8 @@ static int load(struct engine *e, int act, int keep, struct err *err)
 	device_stream_wait(e->copy_in, b->used);
 	device_stream_wait(e->copy_in, b->saved);
 	device_stream_wait(e->copy_in, a->saved);
+	device_stream_unit(e->copy_in, TRACE_NO_UNIT);
+	device_stream_name(e->copy_in, "copy in activation", e->arch->act_bytes);
 	device_copy(e->copy_in, b->mem, src, e->arch->act_bytes, DEVICE_COPY_IN);
 	device_event_record(b->ready, e->copy_in);
 	e->in_bytes += e->arch->act_bytes;

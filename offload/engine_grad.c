@@ -65,6 +65,7 @@ static struct part_buffer *reduce(struct engine *e, int u, struct grad_buffer *b
 	struct part_buffer *part = &e->part_buffers[e->part_next];
 
 	e->part_next = (e->part_next + 1) % e->plan->device.part_buffers;
+	device_stream_unit(e->comm_stream, (uint32_t)u);
 	device_stream_wait(e->comm_stream, e->phase_done);
 	device_stream_wait(e->comm_stream, part->free);
 	if (e->plan->stage >= 1) {
@@ -111,7 +112,7 @@ static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *
 {
 	struct grad_slot *slot = &e->grad_slots[e->grad_slot_next];
 	struct protocol_completion done = {0};
-	double start = engine_now();
+	uint64_t began = trace_now_ns();
 	bool pending = slot->id != ENGINE_NO_ID;
 	int rc;
 
@@ -120,7 +121,7 @@ static int grad_slot_take(struct engine *e, struct grad_slot **ret, struct err *
 	rc = device_event_sync(slot->pushed, err);
 	if (rc == 0)
 		rc = engine_settle(e, &slot->id, &done, err);
-	e->wait_grad_seconds += engine_now() - start;
+	engine_waited(e, &e->wait_grad_seconds, "gradient slot", slot->unit, began);
 	if (rc < 0)
 		return err_add(err, "sending the gradient of unit %d", slot->unit);
 	if (pending && slot->carries_norm)
@@ -217,10 +218,12 @@ static int send_out(struct engine *e, int u, struct part_buffer *part, struct er
 		rc = pushes_make(e, u, slot, err);
 	if (rc < 0)
 		return rc;
+	device_stream_unit(e->copy_out, (uint32_t)u);
 	device_stream_wait(e->copy_out, e->reduced);
 	device_copy(e->copy_out, e->arena + slot->offset, src, pu->opt_elems * e->grad_bytes,
 		    DEVICE_COPY_OUT);
 	device_event_record(part->free, e->copy_out);
+	device_stream_name(e->copy_out, "push gradient", 0);
 	device_host(e->copy_out, push_grad, slot);
 	device_event_record(slot->pushed, e->copy_out);
 	e->out_bytes += pu->opt_elems * e->grad_bytes;
@@ -435,12 +438,16 @@ static void slots_drop_stale(struct engine *e)
 
 int engine_step_end(struct engine *e, double *ret_norm, struct err *err)
 {
+	uint64_t began = trace_now_ns();
 	double norm = 0, scale = 1;
 	int rc;
 
 	/* Invariant 4: what copy-out pushes is pushed before anything below is submitted. */
-	if ((rc = device_stream_sync(e->comm_stream, err)) < 0 ||
-	    (rc = device_stream_sync(e->copy_out, err)) < 0)
+	rc = device_stream_sync(e->comm_stream, err);
+	if (rc == 0)
+		rc = device_stream_sync(e->copy_out, err);
+	engine_waited(e, NULL, "gradients on their way", -1, began);
+	if (rc < 0)
 		return rc;
 	if (clips(e) && (rc = clip_scale(e, &norm, &scale, err)) < 0)
 		return rc;

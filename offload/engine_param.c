@@ -163,14 +163,14 @@ static int arrive(struct engine *e, int u, const char **ret, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
 	struct protocol_completion done = {0};
-	double start = engine_now();
+	uint64_t began = trace_now_ns();
 	int rc;
 
 	rc = unit_fetch(e, u, true, err);
 	if (rc < 0)
 		return rc;
 	rc = client_wait(e->client, s->fetch_id, &done, err);
-	e->wait_fetch_seconds += engine_now() - start;
+	engine_waited(e, &e->wait_fetch_seconds, "fetch", u, began);
 	if (rc < 0)
 		return err_add(err, "fetching unit %d", u);
 	s->fetching = false;
@@ -369,6 +369,8 @@ int unit_bring(struct engine *e, int u, int *ret_slot, struct err *err)
 	struct gather_slot *slot;
 	int i, rc;
 
+	device_stream_unit(e->copy_in, (uint32_t)u);
+	device_stream_unit(e->comm_stream, (uint32_t)u);
 	if (resident(s)) {
 		*ret_slot = -1;
 		return s->stale ? refresh_whole(e, u, err) : 0;
@@ -470,11 +472,14 @@ int unit_write_back(struct engine *e, int u, int slot, struct err *err)
 		if (rc < 0)
 			return err_add(err, "storing unit %d", u);
 	}
+	device_stream_unit(e->copy_out, (uint32_t)u);
 	device_stream_wait(e->copy_out, from->ready);
 	device_copy(e->copy_out, dst, src, bytes, DEVICE_COPY_OUT);
 	device_event_record(from->saved, e->copy_out);
-	if (store)
+	if (store) {
+		device_stream_name(e->copy_out, "push parameters", 0);
 		device_host(e->copy_out, push_store, store);
+	}
 	device_event_record(s->replica_written, e->copy_out);
 	e->out_bytes += bytes;
 	s->stale = false;

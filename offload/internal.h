@@ -123,6 +123,11 @@ struct act_state {
 	struct device_event *saved; /* copied out */
 };
 
+/* As a trace shows a phase. */
+struct phase_name {
+	char text[48];
+};
+
 struct engine {
 	const struct train_config *config;
 	const struct arch *arch;
@@ -171,6 +176,9 @@ struct engine {
 
 	uint64_t in_bytes, out_bytes;
 	double wait_fetch_seconds, wait_grad_seconds;
+
+	struct trace_lane *trace_lane;  /* the driving thread's; NULL: nobody traces */
+	struct phase_name *phase_names; /* of training, then of evaluation; NULL: nobody traces */
 };
 
 static inline size_t engine_align(size_t bytes)
@@ -207,11 +215,21 @@ static inline uint64_t unit_norm_first(const struct engine *e, size_t u)
 	return e->rank * e->plan->units[u].partition - unit_first(e, u);
 }
 
-/* Seconds of CLOCK_MONOTONIC. */
-double engine_now(void);
-
 /* client_wait for *id when one is pending, and forgets it. */
 int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *ret, struct err *err);
+
+/* engine_trace.c: what a trace shows of the engine. */
+
+int engine_trace_open(struct engine *e, const struct engine_config *config, struct err *err);
+/* Around what a phase has on the compute stream. */
+void engine_trace_phase_begin(struct engine *e);
+void engine_trace_phase_end(struct engine *e);
+/*
+ * The driving thread has waited for `what`, about `unit` (-1: none), from trace_now_ns's began_ns
+ * until now. *seconds, unless it is NULL, grows by that.
+ */
+void engine_waited(struct engine *e, double *seconds, const char *what, int unit,
+		   uint64_t began_ns);
 
 /* engine_param.c: parameters in. */
 

@@ -92,11 +92,21 @@ char *job_format(const struct job *job)
 	json_u64(&j, "world", job->world);
 	json_bool(&j, "resume", job->resume);
 	json_u64(&j, "generate", job->generate);
+	json_u64(&j, "trace_first", job->trace_first);
+	json_u64(&j, "trace_last", job->trace_last);
 	json_object_end(&j);
 	if (ok && json_text(&j))
 		text = strdup(json_text(&j));
 	json_done(&j);
 	return text;
+}
+
+static int check_trace(const struct job *job, const struct conf_doc *doc, struct err *err)
+{
+	if (job->trace_first <= job->trace_last && (job->trace_first || !job->trace_last))
+		return 0;
+	return conf_error(doc, "trace_first", err, "steps %ju to %ju cannot be traced",
+			  (uintmax_t)job->trace_first, (uintmax_t)job->trace_last);
 }
 
 int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **ret_doc,
@@ -112,6 +122,8 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 		{"export_path", CONF_STRING, AT(export_path)},
 		{"generate", CONF_U64, AT(generate)},
 		{"prompt", CONF_STRING, AT(prompt)},
+		{"trace_first", CONF_U64, AT(trace_first)},
+		{"trace_last", CONF_U64, AT(trace_last)},
 		{.type = CONF_END},
 	};
 	struct job job = {0};
@@ -125,7 +137,8 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 	    (rc = take(job.config_text, doc, "config_text", err)) < 0 ||
 	    (rc = take(job.socket, doc, "socket", err)) < 0 ||
 	    (rc = take(job.export_path, doc, "export_path", err)) < 0 ||
-	    (rc = take(job.prompt, doc, "prompt", err)) < 0) {
+	    (rc = take(job.prompt, doc, "prompt", err)) < 0 ||
+	    (rc = check_trace(&job, doc, err)) < 0) {
 		conf_free(doc);
 		return rc;
 	}

@@ -31,6 +31,8 @@ struct job {
 	const char *export_path; /* weights as safetensors when done; NULL: none */
 	uint64_t generate;       /* tokens to sample when done */
 	const char *prompt;      /* what the sample begins with; NULL or "": a newline */
+	/* The first and the last step to trace, counted from the first one of this run; 0: none. */
+	uint64_t trace_first, trace_last;
 };
 
 /*
@@ -58,8 +60,15 @@ enum report_type {
 	REPORT_SUMMARY,  /* one JSON object: what goes into --summary; rank 0, once */
 	REPORT_FAILURE,  /* why this rank is about to exit: one line */
 	REPORT_COMM_ID,  /* what the ranks are to meet by, as comm_id_format has it; rank 0, once */
+	REPORT_TRACE,    /* TRACE_OF_*, then lines of common/trace_text.h */
 	REPORT_TYPE_COUNT,
 };
+
+/* The first line of a REPORT_TRACE: whose events follow. Its lanes and names are its own. */
+#define TRACE_OF_WORKER "worker\n"
+#define TRACE_OF_DAEMON "daemon\n"
+/* What the main lane's event of a whole step is called; its unit is the step's number. */
+#define TRACE_STEP "step"
 
 /* Writes one report to fd, whole; -EMSGSIZE past REPORT_BYTES_MAX. Blocks on a full pipe. */
 int report_write(int fd, enum report_type type, const char *text, struct err *err);

@@ -42,9 +42,12 @@ static int export(struct run *run, struct err *err)
 /* What is left to do when training is over; a run that was asked to stop stops. */
 static int finish(struct run *run, char **ret_sample, struct err *err)
 {
-	int rc = 0;
+	/* What is traced ends with the last step, whose optimizer ends with the sync. */
+	int rc = run->trace.recorder ? engine_sync(run->engine, err) : 0;
 
-	if (!run->stopping) {
+	if (!rc)
+		rc = run_trace_finish(run, err);
+	if (!rc && !run->stopping) {
 		rc = export(run, err);
 		if (!rc && run->job.generate)
 			rc = generate(run, ret_sample, err);
@@ -72,6 +75,8 @@ int main(void)
 		log_error("worker", "%s", err.text);
 		/* Without an agent on the other end the log has it. */
 		report_write(run.report_fd, REPORT_FAILURE, err.text, &ignored);
+		/* As far as it goes: the daemon may be what failed. */
+		(void)run_trace_finish(&run, &ignored);
 		/* Not exit: streams may be in the middle of work that waits for other ranks. */
 		_exit(err_exit_status(rc));
 	}

@@ -10,6 +10,7 @@
 #include "common/conf.h"
 #include "common/err.h"
 #include "common/json.h"
+#include "common/trace.h"
 #include "kernels/device.h"
 #include "offload/arch.h"
 #include "offload/engine.h"
@@ -81,6 +82,15 @@ struct metrics {
 	const char *sample; /* the generated text; NULL */
 };
 
+/* What `dsrun --trace` wants of this rank; all zero when nobody traces. */
+struct run_trace {
+	struct trace *recorder;
+	struct trace_lane *lane; /* the driving thread's */
+	uint64_t steps;          /* begun by this run */
+	uint64_t step_began_ns;  /* 0: no step that is recorded is under way */
+	char *text;              /* of a report */
+};
+
 struct run {
 	unsigned rank, world;
 	int report_fd, signal_fd, lock_fd;
@@ -106,6 +116,7 @@ struct run {
 	bool stopping;         /* agreed by all ranks: a user asked to stop */
 	double started_at;
 	struct metrics metrics;
+	struct run_trace trace;
 };
 
 double run_now(void);
@@ -140,6 +151,22 @@ int run_note(struct run *run, struct err *err, const char *fmt, ...)
 /* Trains from run->state to the end of the schedule or until asked to stop; evaluates and writes
  * checkpoints when due. */
 int loop_run(struct run *run, struct err *err);
+
+/* ---- trace.c ---- */
+
+/* The recorder, when the job asks for one; before the engine opens. */
+int run_trace_open(struct run *run, struct err *err);
+void run_trace_close(struct run *run);
+
+/* Around each step; recording begins and ends here, and what was recorded is reported. */
+int run_trace_step_begin(struct run *run, struct err *err);
+int run_trace_step_end(struct run *run, uint64_t step, struct err *err);
+
+/* Now and then within a step: reports before a lane is full. */
+int run_trace_relieve(struct run *run, struct err *err);
+
+/* The run ends, or has failed, in the middle of what was to be recorded: reports what there is. */
+int run_trace_finish(struct run *run, struct err *err);
 
 /* ---- evaluate.c ---- */
 

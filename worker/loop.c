@@ -114,9 +114,11 @@ static int train_step(struct run *run, struct metrics_step *s, struct err *err)
 static int save(struct run *run, struct err *err)
 {
 	struct checkpoint_job job = run_checkpoint_job(run);
+	uint64_t began = trace_begin(run->trace.lane);
 	double start = run_now();
 	int rc = checkpoint_write(&job, &run->state, err);
 
+	trace_end(run->trace.lane, TRACE_BUSY, "checkpoint", began, TRACE_NO_UNIT, 0);
 	run->metrics.seconds[RUN_CHECKPOINT] += run_now() - start;
 	if (rc < 0)
 		return rc;
@@ -126,9 +128,11 @@ static int save(struct run *run, struct err *err)
 
 static int validate(struct run *run, struct err *err)
 {
+	uint64_t began = trace_begin(run->trace.lane);
 	double loss, start = run_now();
 	int rc = evaluate(run, &loss, err);
 
+	trace_end(run->trace.lane, TRACE_BUSY, "evaluation", began, TRACE_NO_UNIT, 0);
 	run->metrics.seconds[RUN_EVALUATE] += run_now() - start;
 	return rc < 0 ? rc : metrics_validation(run, loss, err);
 }
@@ -152,7 +156,11 @@ int loop_run(struct run *run, struct err *err)
 		bool last;
 
 		s.lr = train_config_lr(c, s.step);
-		rc = train_step(run, &s, err);
+		rc = run_trace_step_begin(run, err);
+		if (!rc)
+			rc = train_step(run, &s, err);
+		if (!rc)
+			rc = run_trace_step_end(run, s.step, err);
 		if (rc < 0)
 			return err_add(err, "step %ju", (uintmax_t)s.step);
 		run->state.step = s.step;

@@ -7,7 +7,7 @@
  *	run.c	    opening, passes		  gpt2.c	operations of a phase
  *	loop.c	    training steps		  evaluate.c, generate.c
  *	data.c	    token sequences		  checkpoint.c, safetensors.c
- *	metrics.c   what the user and the log get to see
+ *	metrics.c   what the user and the log get to see	trace.c	    what a trace gets
  *
  * 1. All ranks make the same calls of the engine in the same order: every decision that depends on
  *    one rank (a signal, a clock, a file) is agreed by engine_exchange first, or ends the job.
@@ -228,6 +228,8 @@ static int open_engine(struct run *run, struct err *err)
 		.rank = run->rank,
 		.daemon_socket = run->job.socket,
 		.job = run->job.id,
+		.trace = run->trace.recorder,
+		.trace_lane = run->trace.lane,
 	};
 	int rc = 0;
 
@@ -318,6 +320,8 @@ int run_open(struct run *run, struct err *err)
 	if (!rc)
 		rc = metrics_open(run, err);
 	if (!rc)
+		rc = run_trace_open(run, err);
+	if (!rc)
 		rc = open_engine(run, err);
 	if (!rc)
 		rc = open_buffers(run, err);
@@ -335,6 +339,7 @@ void run_close(struct run *run)
 	run->engine = engine_free(run->engine);
 	run->comm = comm_free(run->comm);
 	run->device = device_free(run->device);
+	run_trace_close(run);
 	free(run->buffers);
 	metrics_close(run);
 	run->train = data_close(run->train);
@@ -363,8 +368,10 @@ struct checkpoint_job run_checkpoint_job(struct run *run)
 int run_feed_take(struct run *run, uint32_t **ret_ids, uint32_t **ret_targets, struct err *err)
 {
 	unsigned i = run->feed.next;
+	uint64_t began = trace_begin(run->trace.lane);
 	int rc = device_event_sync(run->feed.copied[i], err);
 
+	trace_end(run->trace.lane, TRACE_WAIT, "token buffer", began, TRACE_NO_UNIT, 0);
 	if (rc < 0)
 		return rc;
 	*ret_ids = run->feed.ids[i];
@@ -393,11 +400,17 @@ int run_pass(struct run *run, enum engine_pass kind, const struct gpt2_pass *pas
 		if (phases[i].kind == GPT2_HEAD)
 			device_event_record(run->result_ready, stream);
 		rc = engine_phase_end(run->engine, err);
+		if (!rc)
+			rc = run_trace_relieve(run, err);
 	}
 	return rc ? rc : engine_pass_end(run->engine, err);
 }
 
 int run_result_wait(struct run *run, struct err *err)
 {
-	return device_event_sync(run->result_ready, err);
+	uint64_t began = trace_begin(run->trace.lane);
+	int rc = device_event_sync(run->result_ready, err);
+
+	trace_end(run->trace.lane, TRACE_WAIT, "loss", began, TRACE_NO_UNIT, 0);
+	return rc;
 }
