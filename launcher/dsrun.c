@@ -4,7 +4,8 @@
  * starts itself).
  *
  * 1. Everything that can be wrong before the first process starts is found before.
- * 2. With --summary, the file is written whatever happens after the command line was understood.
+ * 2. With --summary, the file is written whatever happens after the command line was understood;
+ *    with --trace, whatever happens after the job was started.
  */
 #include <errno.h>
 #include <limits.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "comm/comm.h"
@@ -27,6 +29,7 @@
 #include "launcher/outcome.h"
 #include "launcher/summary.h"
 #include "launcher/supervise.h"
+#include "launcher/trace_json.h"
 #include "offload/arch.h"
 #include "offload/plan.h"
 #include "offload/train_config.h"
@@ -119,6 +122,7 @@ static int find_program(const char *env, const char *name, const char *installed
 static int check_output(const char *what, const char *path, struct err *err)
 {
 	char dir[PATH_MAX];
+	struct stat st;
 
 	if (!path)
 		return 0;
@@ -131,6 +135,8 @@ static int check_output(const char *what, const char *path, struct err *err)
 		slash[slash == dir] = '\0';
 	if (access(dir, W_OK | X_OK) < 0)
 		return err_set(err, ERR_CANTCREAT, "%s %s: %s", what, path, err_str(-errno));
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return err_set(err, ERR_CANTCREAT, "%s %s: %s", what, path, err_str(-EISDIR));
 	return 0;
 }
 
@@ -172,6 +178,8 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 				.export_path = o->export_path,
 				.generate = o->generate,
 				.prompt = o->prompt,
+				.trace_first = o->trace_steps.first,
+				.trace_last = o->trace_steps.last,
 			},
 		.daemon = LAUNCH_DAEMON_AUTO,
 		.socket = o->daemon ? o->daemon : SYSTEM_SOCKET,
@@ -227,15 +235,57 @@ static void report(const struct options *o, const struct outcome *outcome)
 	free(text);
 }
 
-static int run(const struct options *o, const struct prepared *p, struct outcome *ret,
-	       struct job_view **ret_view, struct err *err)
+/* Of --trace; all NULL without it, or when the job was not started. */
+struct tracing {
+	struct trace_job *job;
+	struct trace_table *table;
+};
+
+static void tracing_done(struct tracing *t)
+{
+	trace_table_free(t->table);
+	trace_job_free(t->job);
+}
+
+/* The file. A job that failed has a trace too, as far as it went. */
+static int tracing_write(const struct options *o, struct tracing *t, struct err *err)
+{
+	int rc;
+
+	if (!t->job)
+		return 0;
+	trace_job_finish(t->job);
+	rc = trace_table_make(t->job, &t->table, err);
+	return rc < 0 ? rc : trace_json_write(o->trace, t->job, t->table, err);
+}
+
+static int tracing_print(const struct options *o, const struct tracing *t, struct err *err)
+{
+	char *text;
+	int rc;
+
+	if (!t->table || o->quiet)
+		return 0;
+	text = trace_table_text(t->table, o->trace);
+	rc = text ? file_write_all(STDOUT_FILENO, text, strlen(text), err)
+		  : err_sys(err, -ENOMEM, "table of the trace");
+	free(text);
+	return rc;
+}
+
+static int run(const struct options *o, const struct prepared *p, struct tracing *tracing,
+	       struct outcome *ret, struct job_view **ret_view, struct err *err)
 {
 	struct programs programs;
 	struct launch launch;
 	int rc = check_output("--export", o->export_path, err);
 
 	if (rc == 0)
+		rc = check_output("--trace", o->trace, err);
+	if (rc == 0)
 		rc = fill_launch(o, p, &programs, &launch, err);
+	if (rc == 0 && o->trace)
+		rc = trace_job_open((unsigned)launch.job.world, p->plan, &tracing->job, err);
 	if (rc < 0)
 		return rc;
 
@@ -244,36 +294,54 @@ static int run(const struct options *o, const struct prepared *p, struct outcome
 		.quiet = o->quiet,
 		.tee = o->tee,
 		.stop_timeout_ns = o->stop_timeout_ns,
+		.trace = tracing->job,
 	};
 	*ret_view = supervise_run(&config, ret);
 	return 0;
 }
 
-/* Runs the job, or fails to; then tells, on standard error and in the summary. */
+/* A failure to tell of the run, which is not the run's own. */
+static void note_failure(struct outcome *outcome, int rc, const struct err *err)
+{
+	if (rc >= 0)
+		return;
+	log_error("launcher", "%s", err->text);
+	if (outcome->exit_status == 0)
+		outcome->exit_status = err_exit_status(rc);
+}
+
+/* Runs the job, or fails to; then tells, on standard error and output, in trace and summary. */
 static int train(const struct options *o)
 {
 	struct prepared prepared = {0};
+	struct tracing tracing = {0};
 	struct outcome outcome = {0};
 	struct job_view *view = NULL;
-	struct err err = {0};
-	int rc = check_output("--summary", o->summary, &err);
+	struct err err = {0}, trace_err = {0};
+	int rc = check_output("--summary", o->summary, &err), trace_rc;
 
 	if (rc == 0)
 		rc = prepare(o, &prepared, &err);
 	if (rc == 0)
-		rc = run(o, &prepared, &outcome, &view, &err);
+		rc = run(o, &prepared, &tracing, &outcome, &view, &err);
 	if (rc < 0)
 		supervise_fail(&outcome, &err);
 	/* Before anything that a stalled terminal could keep us at. */
-	rc = o->summary ? summary_write(o->summary, &outcome, o->adds, o->add_count, &err) : 0;
+	trace_rc = tracing_write(o, &tracing, &trace_err);
+	if (trace_rc < 0 && outcome.exit_status == 0)
+		outcome.exit_status = err_exit_status(trace_rc);
+	struct summary_trace trace = {o->trace, tracing.table};
+	rc = o->summary ? summary_write(o->summary, &outcome, o->adds, o->add_count,
+					tracing.table ? &trace : NULL, &err)
+			: 0;
 	supervise_flush(view);
+	if (trace_rc == 0)
+		trace_rc = tracing_print(o, &tracing, &trace_err);
 	report(o, &outcome);
-	if (rc < 0) {
-		log_error("launcher", "%s", err.text);
-		if (outcome.exit_status == 0)
-			outcome.exit_status = err_exit_status(rc);
-	}
+	note_failure(&outcome, trace_rc, &trace_err);
+	note_failure(&outcome, rc, &err);
 	supervise_free(view);
+	tracing_done(&tracing);
 	prepared_done(&prepared);
 	return outcome.exit_status;
 }

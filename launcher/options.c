@@ -23,6 +23,8 @@ const char options_usage[] =
 	"      --summary-add K=V   add a member to it; may be given many times\n"
 	"      --export FILE       write the weights as safetensors when done\n"
 	"      --generate N        sample N tokens when done (--prompt TEXT: how it begins)\n"
+	"      --trace FILE        record what ran when, as a Chrome trace, and print a table\n"
+	"      --trace-steps STEPS which steps of this run: the first N, or A-B (1-20)\n"
 	"      --tee DIR           also write each rank's output to DIR/rank-0000.out and .err\n"
 	"      --daemon SOCKET     use this offload daemon; \"private\": one for this job\n"
 	"      --grace TIME        from SIGTERM to SIGKILL after a failure (1s)\n"
@@ -34,6 +36,9 @@ const char options_usage[] =
 	"  -h, --help              this text\n"
 	"Exit status: 0 if every rank returned 0, else the first failure's. See dsrun(1).\n";
 
+/* Enough for a steady state to show, and few enough for a file that opens at once. */
+#define TRACE_STEPS_DEFAULT 20
+
 enum option_kind {
 	OPTION_FLAG,     /* bool */
 	OPTION_TEXT,     /* const char * */
@@ -42,6 +47,7 @@ enum option_kind {
 	OPTION_LEVEL,    /* int, of level_names */
 	OPTION_FORMAT,   /* int, of format_names */
 	OPTION_ADD,      /* one more KEY=VALUE */
+	OPTION_STEPS,    /* struct options_steps */
 };
 
 struct option {
@@ -64,6 +70,8 @@ static const struct option options[] = {
 	{"--export", 0, OPTION_TEXT, AT(export_path)},
 	{"--generate", 0, OPTION_COUNT, AT(generate)},
 	{"--prompt", 0, OPTION_TEXT, AT(prompt)},
+	{"--trace", 0, OPTION_TEXT, AT(trace)},
+	{"--trace-steps", 0, OPTION_STEPS, AT(trace_steps)},
 	{"--tee", 0, OPTION_TEXT, AT(tee)},
 	{"--daemon", 0, OPTION_TEXT, AT(daemon)},
 	{"--grace", 0, OPTION_DURATION, AT(grace_ns)},
@@ -139,6 +147,29 @@ static int take_count(const struct option *option, const char *value, uint64_t *
 	return 0;
 }
 
+/* "20": the first twenty; "5-24": those. */
+static int take_steps(const struct option *option, const char *value, struct options_steps *ret,
+		      struct err *err)
+{
+	struct options_steps steps = {.first = 1};
+	const char *last = value;
+	char *end;
+
+	errno = 0;
+	steps.last = strtoull(value, &end, 10);
+	if (*end == '-') {
+		last = end + 1;
+		steps.first = steps.last;
+		steps.last = strtoull(last, &end, 10);
+	}
+	if (value[0] < '0' || value[0] > '9' || last[0] < '0' || last[0] > '9' || *end || errno ||
+	    steps.first == 0 || steps.first > steps.last)
+		return err_set(err, ERR_USAGE, "%s: '%s' is neither N nor A-B, steps from 1 on",
+			       option->name, value);
+	*ret = steps;
+	return 0;
+}
+
 static int take_add(struct options *ret, const char *value, struct err *err)
 {
 	const char *equals = strchr(value, '=');
@@ -191,6 +222,8 @@ static int take_value(const struct option *option, const char *value, struct opt
 		return take_word(option, value, format_names, 4, (int *)(void *)field, err);
 	case OPTION_ADD:
 		return take_add(ret, value, err);
+	case OPTION_STEPS:
+		return take_steps(option, value, (struct options_steps *)(void *)field, err);
 	}
 	return err_set(err, ERR_INTERNAL, "%s: no such kind of option", option->name);
 }
@@ -208,6 +241,8 @@ static int check(const struct options *o, struct err *err)
 		return err_set(err, ERR_USAGE, "--json goes with --plan only");
 	if (o->prompt && !o->generate)
 		return err_set(err, ERR_USAGE, "--prompt goes with --generate only");
+	if (o->trace_steps.last && !o->trace)
+		return err_set(err, ERR_USAGE, "--trace-steps goes with --trace only");
 	if (o->add_count && !o->summary)
 		return err_set(err, ERR_USAGE, "--summary-add goes with --summary only");
 	return 0;
@@ -260,5 +295,8 @@ int options_parse(int argc, char *const *argv, struct options *ret, struct err *
 			ret->config = argv[i];
 		}
 	}
-	return check(ret, err);
+	int rc = check(ret, err);
+	if (rc == 0 && ret->trace && !ret->trace_steps.last)
+		ret->trace_steps = (struct options_steps){1, TRACE_STEPS_DEFAULT};
+	return rc;
 }

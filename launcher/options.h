@@ -13,10 +13,13 @@
 struct options {
 	const char *config; /* train.yaml */
 	bool help, version, plan, json, check, resume, quiet;
-	const char *summary, *export_path, *prompt, *tee, *daemon; /* NULL: not given */
-	const char *adds[OPTIONS_ADDS_MAX];                        /* KEY=VALUE */
+	const char *summary, *export_path, *prompt, *tee, *daemon, *trace; /* NULL: not given */
+	const char *adds[OPTIONS_ADDS_MAX];                                /* KEY=VALUE */
 	size_t add_count;
 	uint64_t generate, grace_ns, stop_timeout_ns;
+	struct options_steps {
+		uint64_t first, last; /* from 1 */
+	} trace_steps;
 	int log_level, log_format;
 };
 

@@ -16,7 +16,7 @@
 #define DEPTH_MAX 32
 
 /* Members that dsrun itself writes. */
-static const char *const reserved[] = {"status", "exit_status", "failure", "stopped_by"};
+static const char *const reserved[] = {"status", "exit_status", "failure", "stopped_by", "trace"};
 
 static void skip_space(const char **at, const char *end)
 {
@@ -270,7 +270,7 @@ static void put_add(struct json *j, const char *add)
 }
 
 int summary_write(const char *path, const struct outcome *o, const char *const *adds,
-		  size_t add_count, struct err *err)
+		  size_t add_count, const struct summary_trace *trace, struct err *err)
 {
 	static const char *const status[] = {"ok", "stopped", "failed"};
 	char name[32];
@@ -289,6 +289,12 @@ int summary_write(const char *path, const struct outcome *o, const char *const *
 	}
 	for (size_t i = 0; i < add_count; i++)
 		put_add(&j, adds[i]);
+	if (trace) {
+		json_object_begin(&j, "trace");
+		json_string(&j, "file", trace->file);
+		trace_table_json(trace->table, &j);
+		json_object_end(&j);
+	}
 	if (o->summary)
 		put_worker(&j, o->summary, adds, add_count);
 	json_object_end(&j);

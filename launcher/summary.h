@@ -7,13 +7,21 @@
 
 #include "common/err.h"
 #include "launcher/outcome.h"
+#include "launcher/trace_table.h"
+
+/* Of a job that was traced. */
+struct summary_trace {
+	const char *file;
+	const struct trace_table *table;
+};
 
 /*
  * Writes it, atomically: how the job ended, `adds` ("KEY=VALUE": a number, true, false or else a
- * string), and the members of the worker's own summary that do not say the same.
+ * string), the trace's table (NULL: none), and the members of the worker's own summary that do not
+ * say the same.
  */
 int summary_write(const char *path, const struct outcome *outcome, const char *const *adds,
-		  size_t add_count, struct err *err);
+		  size_t add_count, const struct summary_trace *trace, struct err *err);
 
 /*
  * A JSON object's next member, from *at, which begins behind the opening brace. Returns 1 with the

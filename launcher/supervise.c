@@ -694,6 +694,8 @@ struct job_view *supervise_run(const struct supervise *config, struct outcome *r
 	int rc = view_open((unsigned)config->launch->job.world, config->quiet, config->tee, &s.view,
 			   &err);
 	if (rc == 0)
+		s.view->trace = config->trace;
+	if (rc == 0)
 		rc = take_signals(&s, &err);
 	if (rc == 0)
 		rc = start_agent(&s, &err);

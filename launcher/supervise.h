@@ -8,12 +8,14 @@
 #include "common/err.h"
 #include "launcher/launch.h"
 #include "launcher/outcome.h"
+#include "launcher/trace_job.h"
 
 struct supervise {
 	const struct launch *launch;
 	bool quiet;
 	const char *tee; /* directory for whole output, or NULL */
 	uint64_t stop_timeout_ns;
+	struct trace_job *trace; /* gathers the ranks' trace; NULL: nobody traces */
 };
 
 struct job_view; /* what the outcome borrows from */

@@ -223,6 +223,16 @@ static void keep(char **slot, char *text)
 	*slot = text;
 }
 
+/* What cannot be taken is said once, and costs the trace, not the job. */
+static void take_trace(struct job_view *view, struct view_rank *rank, const char *text)
+{
+	struct err err = {0};
+
+	if (view->trace && trace_job_take(view->trace, (unsigned)(rank - view->ranks), text,
+					  strlen(text), &err) < 0)
+		view_say(view, "%s, ignoring the rest of it", err.text);
+}
+
 static void show_report(struct job_view *view, struct view_rank *rank, uint32_t type, char *text)
 {
 	switch (type) {
@@ -243,6 +253,10 @@ static void show_report(struct job_view *view, struct view_rank *rank, uint32_t 
 			return;
 		}
 		break;
+	case REPORT_TRACE:
+		if (rank != view->ranks + view->world)
+			take_trace(view, rank, text);
+		break;
 	case REPORT_FAILURE:
 		text[strcspn(text, "\n")] = '\0';
 		keep(&rank->said, text);
@@ -261,7 +275,8 @@ static int take_report(struct job_view *view, struct view_rank *rank,
 
 	if (rc < 0)
 		return rc;
-	if (head.type < REPORT_NOTE || head.type > REPORT_FAILURE || memchr(text, '\0', len))
+	if (head.type < REPORT_NOTE || head.type >= REPORT_TYPE_COUNT ||
+	    head.type == REPORT_COMM_ID || memchr(text, '\0', len))
 		return err_set(err, ERR_PROTOCOL, "link: a report of type %u", head.type);
 	char *copy = plain(text, len);
 	if (!copy)

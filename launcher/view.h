@@ -13,6 +13,7 @@
 #include "launcher/link.h"
 #include "launcher/outcome.h"
 #include "launcher/screen.h"
+#include "launcher/trace_job.h"
 
 struct view_rank {
 	char prefix[24];
@@ -38,6 +39,7 @@ struct job_view {
 	uint32_t failed_rank;
 	char *failure_text;
 	char *summary;
+	struct trace_job *trace; /* borrowed; NULL: nobody traces */
 };
 
 /* ERR_CANTCREAT when a file of `tee` (NULL: none) cannot be made. */

@@ -13,3 +13,6 @@ t_launcher_news_SRCS := tests/launcher_bed.c
 t_launcher_news_USES := launcher offload comm nvme kernels common
 TESTS             += t_gpu_nodes
 t_gpu_nodes_USES  := launcher offload comm nvme kernels common
+TESTS             += t_trace_job
+t_trace_job_USES  := launcher offload comm nvme kernels common
+t_trace_job_WRAP  := malloc calloc realloc strdup
