@@ -20,14 +20,14 @@ seq 1 4000 | awk '{ printf "%d times %d is %d.\n", $1, $1 % 7, $1 * ($1 % 7) }' 
 "$B/bin/dsprep" --train "$dir/a.bin" --validation "$dir/b.bin" "$dir/text" > "$dir/log" 2>&1 ||
 	{ cat "$dir/log"; exit 1; }
 
-config() { # NAME CKPT
+config() { # NAME CKPT [OPTIMIZER]
 	cat > "$dir/$1.yaml" <<EOF
 model:     {arch: gpt2, layers: 2, hidden: 32, heads: 2, vocab: 256, context: 32}
 data:      {train: [$dir/a.bin], validation: [$dir/b.bin], sequence: 32}
 batch:     {global: 8, micro: 2}
 optimizer: {type: adamw, lr: 3e-3, clip: 1.0}
 schedule:  {type: cosine, warmup: 2, steps: 40}
-zero:      {stage: 3, offload_param: nvme, offload_optimizer: nvme, offload_activations: cpu}
+zero:      {stage: 3, offload_param: nvme, offload_optimizer: ${3:-nvme}, offload_activations: cpu}
 nvme:      {paths: [$dir/swap], extent: 64KiB}
 host:      {memory: 64MiB}
 device:    {type: cpu, count: 2, memory: 32MiB}
@@ -73,9 +73,12 @@ victim() { # ROOT WHO -> pid
 	esac
 }
 
+# Every other time the optimizer is with the daemon on disk and in memory, and on the device.
+optimizers=(nvme '{cpu: 0.3, nvme: 0.4}')
+
 one() { # WHO MOMENT
 	local name=$1-$2 root pid all rc after lines=$((RANDOM % 33)) says
-	config "$name" "$name-ckpt"
+	config "$name" "$name-ckpt" "${optimizers[$2 % 2]}"
 	: > "$dir/$name.out"
 	"$B/bin/dsrun" --daemon private --grace 200ms "$dir/$name.yaml" > "$dir/$name.out" 2>&1 &
 	root=$!
