@@ -86,27 +86,6 @@ struct cuda_device {
 	struct registration *registrations;
 };
 
-/* What this build lacks is NULL in the table. */
-#pragma weak cuda_layernorm_forward
-#pragma weak cuda_layernorm_backward
-#pragma weak cuda_rmsnorm_forward
-#pragma weak cuda_rmsnorm_backward
-#pragma weak cuda_rotary
-#pragma weak cuda_attention_forward
-#pragma weak cuda_attention_backward
-#pragma weak cuda_gelu_forward
-#pragma weak cuda_gelu_backward
-#pragma weak cuda_swiglu_forward
-#pragma weak cuda_swiglu_backward
-#pragma weak cuda_embedding_forward
-#pragma weak cuda_embedding_backward
-#pragma weak cuda_cross_entropy
-#pragma weak cuda_vector_add
-#pragma weak cuda_vector_convert
-#pragma weak cuda_vector_accumulate
-#pragma weak cuda_vector_sumsq
-#pragma weak cuda_adam
-
 /* But for products, which go to cuBLASLt. */
 static cuda_op_fn *const ops[DEVICE_OP_COUNT] = {
 	[OP_LAYERNORM_FORWARD] = cuda_layernorm_forward,
@@ -671,9 +650,6 @@ static void cuda_launch(struct device_stream *stream, enum device_op op, const v
 	if (op <= OP_LINEAR_BACKWARD_WEIGHT) {
 		if (cuda_linear_enqueue(d->linear, op, args, s->native, &err) < 0)
 			library_fail(s, &err);
-	} else if (!ops[op]) {
-		err_set(&err, ERR_CONFIG, "this build has no such operation for a cuda device");
-		stream_fail(s, cudaSuccess, &err);
 	} else {
 		stream_check(s, ops[op](args, s->native), "its launch");
 	}

@@ -35,9 +35,6 @@
 
 #include "kernels/activation.h"
 
-#pragma weak cuda_gelu_forward
-#pragma weak cuda_gelu_backward
-
 #define PLANS_MAX 256u
 
 /* The head of the workspace: a bias, widened. */

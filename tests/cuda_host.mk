@@ -32,6 +32,18 @@ $(cuda_host_CUBLASLT): $(B)/cuda_host/tests/cuda_host/cublaslt.o
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -shared $(san) -Wl,-soname,$(@F) -o $@ $^ -lm
 
+# A worker whose cuda device stands on the shim, otherwise the same objects as dsworker's.
+cuda_host_WORKER  := $(B)/cuda_host/dsworker
+cuda_host_rooms   := worker offload comm nvme kernels common
+cuda_host_objects := $(patsubst %,$(B)/%.o,$(basename $(cuda_host_BACKEND)))
+$(cuda_host_WORKER): $(B)/worker/dsworker.o $(cuda_host_objects) \
+    $(patsubst %,$(B)/lib/lib%.a,$(cuda_host_rooms)) | $(cuda_host_CUBLASLT)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(c_flags) -o $@ $(filter %.o,$^) $(filter %.a,$^) \
+	    $(subst $$$$,$$,$(call cuda_host_LIBS)) $(foreach r,$(cuda_host_rooms),$($r_LIBS)) -lm -lpthread
+tests: $(cuda_host_WORKER)
+TEST_SCRIPTS += tests/cuda_host/train.sh
+
 TESTS += t_cuda_shim t_device_cuda
 t_device_cuda_SRCS := $(cuda_host_BACKEND)
 t_device_cuda_USES := kernels common
@@ -39,6 +51,12 @@ t_device_cuda_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
 t_device_cuda_WRAP := calloc
 $(B)/tests/t_device_cuda.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 $(B)/tests/t_device_cuda: | $(cuda_host_CUBLASLT)
+TESTS += t_linear_cuda
+t_linear_cuda_SRCS := $(cuda_host_BACKEND)
+t_linear_cuda_USES := kernels common
+t_linear_cuda_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
+$(B)/tests/t_linear_cuda.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+$(B)/tests/t_linear_cuda: | $(cuda_host_CUBLASLT)
 t_cuda_shim_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/shim_kernels.cu
 $(B)/tests/t_cuda_shim.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 
