@@ -414,10 +414,11 @@ static int rank_script(struct rank *r)
 	int rc;
 
 	if ((rc = evaluation(r)) < 0 || (rc = training(r, 1)) < 0 || (rc = training(r, 2)) < 0 ||
-	    (rc = evaluation(r)) < 0 || (rc = training(r, 3)) < 0 || (rc = export(r)) < 0 ||
-	    (rc = training(r, 4)) < 0 || (rc = units_read(r, 2)) < 0 || (rc = meet(r)) < 0 ||
-	    (rc = import(r)) < 0 || (rc = training(r, 4)) < 0 || (rc = training(r, 5)) < 0 ||
-	    (rc = meet(r)) < 0 || (rc = export(r)) < 0 || (rc = units_read(r, 1)) < 0)
+	    (rc = evaluation(r)) < 0 || (rc = units_read(r, 2)) < 0 || (rc = training(r, 3)) < 0 ||
+	    (rc = export(r)) < 0 || (rc = training(r, 4)) < 0 || (rc = units_read(r, 2)) < 0 ||
+	    (rc = meet(r)) < 0 || (rc = import(r)) < 0 || (rc = training(r, 4)) < 0 ||
+	    (rc = training(r, 5)) < 0 || (rc = meet(r)) < 0 || (rc = export(r)) < 0 ||
+	    (rc = units_read(r, 1)) < 0)
 		return rc;
 	record_label("the end");
 	return engine_sync(r->run.engine, &r->err);
