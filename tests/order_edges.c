@@ -78,7 +78,7 @@ static void classes_try(struct order_edges *edges, struct record_proof *proof,
 	for (size_t c = 0; c < edges->count; c++) {
 		size_t members = 0;
 
-		if (edges->at[c].needed)
+		if (edges->at[c].needed || (edges->spare && edges->spare(edges->at[c].text)))
 			continue;
 		for (size_t i = 0; i < log->count; i++) {
 			left_out[i] = classes[i] == c;

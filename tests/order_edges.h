@@ -18,6 +18,8 @@ struct order_edge {
 };
 
 struct order_edges {
+	/* Of a class that answers true nobody asks whether it is needed. NULL: none does. */
+	bool (*spare)(const char *text);
 	struct order_edge *at;
 	size_t count, room;
 	/* single calls that were left out: what came of it */

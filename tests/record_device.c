@@ -18,7 +18,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,22 +120,6 @@ struct record_log *record_log_take(struct device *device)
 	return log;
 }
 
-void record_label(const char *fmt, ...)
-{
-	struct record_device *d = record_driven();
-	char text[RECORD_NAME_BYTES];
-	va_list ap;
-
-	if (!d)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	pthread_mutex_lock(&d->lock);
-	record_log_label(d->log, text);
-	pthread_mutex_unlock(&d->lock);
-}
-
 static void region_whole(struct record_device *d, const void *at, size_t bytes, const char *name)
 {
 	struct record_region region = {.at = (uintptr_t)at, .bytes = bytes, .whole = true};
@@ -145,47 +128,6 @@ static void region_whole(struct record_device *d, const void *at, size_t bytes, 
 	pthread_mutex_lock(&d->lock);
 	record_log_region(d->log, &region);
 	pthread_mutex_unlock(&d->lock);
-}
-
-void record_region(const void *at, size_t bytes, const char *fmt, ...)
-{
-	struct record_device *d = record_driven();
-	struct record_region region = {.at = (uintptr_t)at, .bytes = bytes};
-	va_list ap;
-
-	if (!d)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(region.name, sizeof(region.name), fmt, ap);
-	va_end(ap);
-	pthread_mutex_lock(&d->lock);
-	record_log_region(d->log, &region);
-	pthread_mutex_unlock(&d->lock);
-}
-
-static void host_access(const void *at, size_t bytes, const char *what, bool writes)
-{
-	struct record_device *d = record_driven();
-	struct record_access access = {.at = (uintptr_t)at, .bytes = bytes, .writes = writes};
-	struct record_list list = {.at = &access, .count = 1};
-	struct record_entry e = {.kind = RECORD_HOST, .what = what, .stream = -1, .event = -1};
-
-	if (!d || !at || bytes == 0)
-		return;
-	pthread_mutex_lock(&d->lock);
-	e.site = d->site;
-	record_log_entry(d->log, e, &list);
-	pthread_mutex_unlock(&d->lock);
-}
-
-void record_host_reads(const void *at, size_t bytes, const char *what)
-{
-	host_access(at, bytes, what, false);
-}
-
-void record_host_writes(const void *at, size_t bytes, const char *what)
-{
-	host_access(at, bytes, what, true);
 }
 
 size_t record_log_push(struct record_device *d, const struct record_push *push)
@@ -237,6 +179,11 @@ struct record_device *record_current(void)
 struct record_device *record_driven(void)
 {
 	return driving ? current : NULL;
+}
+
+struct record_log *record_log_of(struct record_device *d)
+{
+	return d->log;
 }
 
 struct record_session *record_session_of(struct record_device *d)
@@ -431,13 +378,26 @@ static struct item *item_new(enum item_kind kind)
 	return it;
 }
 
+/* Would the schedule let this stream run, now that it has something? The lock is held. */
+static bool wanted(const struct record_device *d, const struct record_stream *s)
+{
+	bool mine = (unsigned)s->index == d->schedule.stream;
+
+	if (d->blocked > 0 || d->schedule.policy == RECORD_EAGER)
+		return true;
+	return d->schedule.policy == RECORD_STARVE   ? !mine
+	       : d->schedule.policy == RECORD_FAVOUR ? mine
+						     : false;
+}
+
 /* The lock is held. */
 static void item_put(struct record_device *d, struct record_stream *s, struct item *it)
 {
 	*s->end = it;
 	s->end = &it->next;
 	s->enqueued++;
-	pthread_cond_signal(&d->work);
+	if (wanted(d, s))
+		pthread_cond_signal(&d->work);
 }
 
 /* Logs the item as `what` and enqueues it. */

@@ -51,6 +51,9 @@ struct record_device *record_current(void);
 /* Of the driving thread alone; NULL in any other. */
 struct record_device *record_driven(void);
 
+/* The lock is held. */
+struct record_log *record_log_of(struct record_device *d);
+
 struct record_session *record_session_of(struct record_device *d);
 
 /* The device a stream belongs to; NULL when it is not a recording one. */

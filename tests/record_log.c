@@ -1,7 +1,8 @@
 /*
- * The log of a recording device: arrays that grow. Called with the device's lock held, or by the
- * only thread that has the log.
+ * The log of a recording device: arrays that grow, under the device's lock; and what the driving
+ * thread puts into it by itself.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -96,4 +97,60 @@ void record_log_event(struct record_log *log)
 	snprintf(log->event_names[log->event_count], sizeof(*log->event_names), "event %u",
 		 log->event_count);
 	log->event_count++;
+}
+
+void record_label(const char *fmt, ...)
+{
+	struct record_device *d = record_driven();
+	char text[RECORD_NAME_BYTES];
+	va_list ap;
+
+	if (!d)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	record_lock(d);
+	record_log_label(record_log_of(d), text);
+	record_unlock(d);
+}
+
+void record_region(const void *at, size_t bytes, const char *fmt, ...)
+{
+	struct record_device *d = record_driven();
+	struct record_region region = {.at = (uintptr_t)at, .bytes = bytes};
+	va_list ap;
+
+	if (!d)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(region.name, sizeof(region.name), fmt, ap);
+	va_end(ap);
+	record_lock(d);
+	record_log_region(record_log_of(d), &region);
+	record_unlock(d);
+}
+
+static void host_access(const void *at, size_t bytes, const char *what, bool writes)
+{
+	struct record_device *d = record_driven();
+	struct record_access access = {.at = (uintptr_t)at, .bytes = bytes, .writes = writes};
+	struct record_list list = {.at = &access, .count = 1};
+	struct record_entry e = {.kind = RECORD_HOST, .what = what, .stream = -1, .event = -1};
+
+	if (!d || !at || bytes == 0)
+		return;
+	record_lock(d);
+	record_log_entry(record_log_of(d), e, &list);
+	record_unlock(d);
+}
+
+void record_host_reads(const void *at, size_t bytes, const char *what)
+{
+	host_access(at, bytes, what, false);
+}
+
+void record_host_writes(const void *at, size_t bytes, const char *what)
+{
+	host_access(at, bytes, what, true);
 }

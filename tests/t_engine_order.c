@@ -210,7 +210,7 @@ START_TEST(every_placement)
 	const unsigned draws = number("ORDER_DRAWS", 1);
 	const size_t stride = number("ORDER_STRIDE", 199);
 	struct references *refs = calloc(1, sizeof(*refs));
-	struct order_edges edges = {0};
+	struct order_edges edges = {.spare = draws > 1 ? NULL : text_spare};
 	struct bed_daemon d;
 
 	ck_assert_ptr_nonnull(refs);
