@@ -18,17 +18,19 @@
  *    the end has zero q and dout and adds nothing to dk and dv; what is computed for it is not
  *    stored.
  *
- * Shapes. A lane has at most 255 registers, and two blocks a multiprocessor want 65536 / 256 of
- * them each. Accumulators take MT DIM / 8 of them for every owned result and MT N / 2 for scores
- * of N columns. Each ldmatrix (4 cycles of shared memory) feeds 2 MT products (about 1.6 cycles
- * each on sm_90), so MT is 2 where that fits. The tables at each kernel follow.
+ * Shapes. Two blocks a multiprocessor leave a lane 255 registers. Accumulators take MT DIM / 2 of
+ * them for every owned result and MT N / 2 for scores of N columns. Each ldmatrix (4 cycles of
+ * shared memory) feeds 2 MT products (about 1.6 cycles each on sm_90), so MT is 2 where that
+ * fits. The tables at each kernel follow; no more than a word is spilled (CUDA 13.0, sm_80,
+ * sm_90). Two blocks' shared memory fits in 227 KiB (sm_90), one block's in the 99 KiB of the
+ * smallest chips.
  */
 #include "kernels/attention_cuda.cuh"
 #include "kernels/attention_tile.cuh"
 
 /*
- * Exponents are base 2. A row's greatest score is renewed when exceeded by more than this, so that
- * accumulators are seldom rescaled; exponentials stay below 2^8 until divided by the sum.
+ * Exponents are base 2. A row's greatest score is renewed when exceeded by more than this, so
+ * that accumulators are seldom rescaled; exponentials stay below 2^8 until divided by the sum.
  */
 #define LAZY_BITS 8.0f
 
@@ -80,10 +82,8 @@ static __device__ inline float greatest_of_four(float x)
 
 /* The softmax of the warp's rows so far: [m][h] is row 16 m + 8 h + lane / 4. */
 template <unsigned MT> struct online {
-	float top
-		[MT]
-		[2]; /* greatest score, or LAZY_BITS less, before scaling; the same in four lanes */
-	float sum[MT][2]; /* of exponentials relative to it, this lane's columns only */
+	float top[MT][2]; /* greatest score before scaling, or less by LAZY_BITS; of four lanes */
+	float sum[MT][2]; /* of exponentials relative to it, of this lane's columns */
 };
 
 /* s becomes its exponentials; o, what they are added to, is brought to the same base. */
@@ -94,39 +94,35 @@ static __device__ inline void online_step(online<MT> &w, accumulators<MT, NT> &s
 	float by[MT][2];
 	bool lower = false;
 
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned h = 0; h < 2; h++) {
-		float top = s.at[m][0][2 * h], shift;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(h, 2) {
+			float top = s.at[m][0][2 * h], shift;
 
-		CUDA_UNROLL
-		for (unsigned n = 0; n < NT; n++)
-			top = fmaxf(top, fmaxf(s.at[m][n][2 * h], s.at[m][n][2 * h + 1]));
-		top = greatest_of_four(top);
-		by[m][h] = 1.0f;
-		if ((top - w.top[m][h]) * scale_log2 > LAZY_BITS) {
-			by[m][h] = exp2_fast((w.top[m][h] - top) * scale_log2);
-			w.top[m][h] = top;
-			w.sum[m][h] *= by[m][h];
-			lower = true;
+			CUDA_EACH(n, NT)
+				top = fmaxf(top, fmaxf(s.at[m][n][2 * h], s.at[m][n][2 * h + 1]));
+			top = greatest_of_four(top);
+			by[m][h] = 1.0f;
+			if ((top - w.top[m][h]) * scale_log2 > LAZY_BITS) {
+				by[m][h] = exp2_fast((w.top[m][h] - top) * scale_log2);
+				w.top[m][h] = top;
+				w.sum[m][h] *= by[m][h];
+				lower = true;
+			}
+			shift = -w.top[m][h] * scale_log2;
+			CUDA_EACH(n, NT)
+				CUDA_EACH(i, 2) {
+					float *e = &s.at[m][n][2 * h + i];
+					*e = exp2_fast(fmaf(*e, scale_log2, shift));
+					w.sum[m][h] += *e;
+				}
 		}
-		shift = -w.top[m][h] * scale_log2;
-		CUDA_UNROLL
-		for (unsigned n = 0; n < NT; n++)
-			CUDA_UNROLL
-		for (unsigned i = 2 * h; i < 2 * h + 2; i++) {
-			s.at[m][n][i] = exp2_fast(fmaf(s.at[m][n][i], scale_log2, shift));
-			w.sum[m][h] += s.at[m][n][i];
-		}
-	}
 	if (__any_sync(CUDA_WARP_FULL, lower))
 		scale_rows(o, by);
 }
 
 /*
- * Forward: a block owns 64 MT queries. DIM / 8 MT + KEYS / 2 MT registers of accumulators, and 2
- * DIM (64 MT + 4 KEYS) bytes of shared memory:
+ * Forward: a block owns 64 MT queries. MT (DIM + KEYS) / 2 registers of accumulators, and
+ * 2 DIM (64 MT + 4 KEYS) bytes of shared memory:
  *
  *   DIM        32   64   96  128  256
  *   MT          2    2    2    2    1
@@ -151,8 +147,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 2) forward(task a)
 	tile_load<QUERIES, DIM>(q, rows_from(a, a.qkv + h.q_at, h.in_row, query));
 	key_tile_load<KEYS, DIM>(k, v, a, h, 0);
 	clear(o);
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++) {
+	CUDA_EACH(m, MT) {
 		w.top[m][0] = w.top[m][1] = -INFINITY;
 		w.sum[m][0] = w.sum[m][1] = 0.0f;
 	}
@@ -175,17 +170,15 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 2) forward(task a)
 			product_add<DIM>(o, p, v + place, 0);
 		}
 	}
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 2; i++) {
-		unsigned row = query + mine + m * 16 + i * 8 + lane / 4;
-		float sum = sum_of_four(w.sum[m][i]);
+	CUDA_EACH(m, MT)
+		CUDA_EACH(i, 2) {
+			unsigned row = query + mine + m * 16 + i * 8 + lane / 4;
+			float sum = sum_of_four(w.sum[m][i]);
 
-		if (lane % 4 == 0 && row < a.seq)
-			a.lse[h.lse_at + row] = fmaf(w.top[m][i], a.scale, logf(sum));
-		w.sum[m][i] = 1.0f / sum;
-	}
+			if (lane % 4 == 0 && row < a.seq)
+				a.lse[h.lse_at + row] = fmaf(w.top[m][i], a.scale, logf(sum));
+			w.sum[m][i] = 1.0f / sum;
+		}
 	/* A warp reads only its own rows of q, and so may overwrite them. */
 	scale_rows(o, w.sum);
 	accumulators_store<DIM>(q, mine, o);
@@ -200,18 +193,16 @@ static __device__ inline void probabilities_of_queries(accumulators<MT, NT> &s, 
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 2; i++) {
-		float shift = -lse[n * 8 + lane % 4 * 2 + i] * LOG2_E;
+	CUDA_EACH(n, NT)
+		CUDA_EACH(i, 2) {
+			float shift = -lse[n * 8 + lane % 4 * 2 + i] * LOG2_E;
 
-		CUDA_UNROLL
-		for (unsigned m = 0; m < MT; m++)
-			CUDA_UNROLL
-		for (unsigned j = i; j < 4; j += 2)
-			s.at[m][n][j] = exp2_fast(fmaf(s.at[m][n][j], scale_log2, shift));
-	}
+			CUDA_EACH(m, MT)
+				CUDA_EACH(j, 2) {
+					float *e = &s.at[m][n][2 * j + i];
+					*e = exp2_fast(fmaf(*e, scale_log2, shift));
+				}
+		}
 }
 
 /* dp, the gradient of the probabilities p, becomes that of the scores, but for the scale. */
@@ -222,18 +213,16 @@ static __device__ inline void score_gradient_of_queries(accumulators<MT, NT> &dp
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 2; i++) {
-		float d = delta[n * 8 + lane % 4 * 2 + i];
+	CUDA_EACH(n, NT)
+		CUDA_EACH(i, 2) {
+			float d = delta[n * 8 + lane % 4 * 2 + i];
 
-		CUDA_UNROLL
-		for (unsigned m = 0; m < MT; m++)
-			CUDA_UNROLL
-		for (unsigned j = i; j < 4; j += 2)
-			dp.at[m][n][j] = p.at[m][n][j] * (dp.at[m][n][j] - d);
-	}
+			CUDA_EACH(m, MT)
+				CUDA_EACH(j, 2) {
+					float *e = &dp.at[m][n][2 * j + i];
+					*e = p.at[m][n][2 * j + i] * (*e - d);
+				}
+		}
 }
 
 /* A tile of queries as backward over keys walks it. */
@@ -262,14 +251,14 @@ static __device__ inline void query_tile_load(query_tile<DIM, QUERIES> *tile, co
  * queries, so that probabilities and their gradients are at once left factors of dv and dk. Of
  * the columns of dk and dv a block owns OUT, from blockIdx.y * OUT on: for 256 the scores are
  * computed by two blocks, since accumulators of 256 columns would leave no registers for anything
- * else. 2 (OUT / 8 MT) + 2 (QUERIES / 2 MT) registers of accumulators; 4 DIM (64 MT + 2 QUERIES)
- * bytes:
+ * else. MT (OUT + QUERIES) registers of accumulators; 4 DIM (64 MT + 2 QUERIES) bytes, and
+ * 16 QUERIES:
  *
  *   DIM        32   64   96  128  256
  *   MT          2    2    1    1    1
- *   QUERIES    64   32   64   64   32
- *   registers 192  192  160  192  160
- *   KiB        32   48   72   96  128
+ *   QUERIES    64   32   64   64   16
+ *   registers 192  192  160  192  144
+ *   KiB        33   49   73   97   96
  */
 template <unsigned DIM, unsigned MT, unsigned QUERIES, unsigned OUT>
 static __global__ void __launch_bounds__(ATTENTION_THREADS, 2) backward_keys(task a)
@@ -278,7 +267,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 2) backward_keys(tas
 	CUDA_SHARED_DYNAMIC(uint16_t, k);
 	uint16_t *v = k + KEYS * DIM;
 	query_tile<DIM, QUERIES> *places = (query_tile<DIM, QUERIES> *)(v + KEYS * DIM);
-	unsigned tiles = (a.seq + KEYS - 1) / KEYS, column = blockIdx.y * OUT;
+	unsigned tiles = (a.seq + KEYS - 1) / KEYS, column = OUT < DIM ? blockIdx.y * OUT : 0;
 	unsigned key = blockIdx.x % tiles * KEYS;
 	unsigned mine = threadIdx.x / CUDA_WARP * 16 * MT;
 	struct attention_head h = attention_head_of(a, blockIdx.x / tiles);
@@ -334,16 +323,14 @@ static __device__ inline void query_rows_load(query_rows<MT> &w, const task &a,
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 2; i++) {
-		unsigned row = query + m * 16 + i * 8 + lane / 4;
-		bool exists = row < a.seq;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(i, 2) {
+			unsigned row = query + m * 16 + i * 8 + lane / 4;
+			bool exists = row < a.seq;
 
-		w.shift[m][i] = exists ? -a.lse[h.lse_at + row] * LOG2_E : 0.0f;
-		w.delta[m][i] = exists ? a.delta[h.lse_at + row] : 0.0f;
-	}
+			w.shift[m][i] = exists ? -a.lse[h.lse_at + row] * LOG2_E : 0.0f;
+			w.delta[m][i] = exists ? a.delta[h.lse_at + row] : 0.0f;
+		}
 }
 
 /* dp becomes the gradient of the scores s, but for the scale. */
@@ -352,27 +339,25 @@ static __device__ inline void score_gradient_of_keys(accumulators<MT, NT> &dp,
 						     const accumulators<MT, NT> &s,
 						     const query_rows<MT> &w, float scale_log2)
 {
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++) {
-		float p = exp2_fast(fmaf(s.at[m][n][i], scale_log2, w.shift[m][i / 2]));
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4) {
+				float p = exp2_fast(
+					fmaf(s.at[m][n][i], scale_log2, w.shift[m][i / 2]));
 
-		dp.at[m][n][i] = p * (dp.at[m][n][i] - w.delta[m][i / 2]);
-	}
+				dp.at[m][n][i] = p * (dp.at[m][n][i] - w.delta[m][i / 2]);
+			}
 }
 
 /*
- * Backward for queries: a block owns 64 MT of them. DIM / 8 MT 4 + 2 (KEYS / 2 MT) registers of
+ * Backward for queries: a block owns 64 MT of them. MT (DIM / 2 + KEYS) registers of
  * accumulators; 4 DIM (64 MT + 2 KEYS) bytes:
  *
  *   DIM        32   64   96  128  256
  *   MT          2    2    2    2    1
- *   KEYS       64   32   32   32   32
- *   registers 160  128  160  192  160
- *   KiB        32   48   72   96  128
+ *   KEYS       64   32   32   32   16
+ *   registers 160  128  160  192  144
+ *   KiB        32   48   72   96   96
  */
 template <unsigned DIM, unsigned MT, unsigned KEYS>
 static __global__ void __launch_bounds__(ATTENTION_THREADS, 2) backward_queries(task a)
@@ -455,12 +440,12 @@ cudaError_t attention_backward_bf16(const struct attention *a, cudaStream_t stre
 {
 	const shape keys[] = {
 		shape_keys<32, 2, 64>(),  shape_keys<64, 2, 32>(),  shape_keys<96, 1, 64>(),
-		shape_keys<128, 1, 64>(), shape_keys<256, 1, 32>(),
+		shape_keys<128, 1, 64>(), shape_keys<256, 1, 16>(),
 	};
 	const shape queries[] = {
 		shape_queries<32, 2, 64>(),  shape_queries<64, 2, 32>(),
 		shape_queries<96, 2, 32>(),  shape_queries<128, 2, 32>(),
-		shape_queries<256, 1, 32>(),
+		shape_queries<256, 1, 16>(),
 	};
 	cudaError_t rc = attention_launch(keys, a, stream);
 

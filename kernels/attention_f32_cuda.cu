@@ -21,11 +21,14 @@
 
 typedef attention_task<float> task;
 
-/* Dynamic shared memory. Two arrays of rows each: q and dout, or k and v. */
+/*
+ * Dynamic shared memory. Two arrays of rows each: q and dout, or k and v. For a head_dim of 256,
+ * 98.4 KiB: it fits in the 99 KiB of the smallest chips.
+ */
 struct space {
 	unsigned row; /* floats from row to row */
 	float *own[2], *tile[2];
-	float *weights[2]; /* this warp's, [WARP_ROWS][TILE_ROWS] */
+	float *weights; /* this warp's, [WARP_ROWS][TILE_ROWS] */
 };
 
 static __host__ __device__ inline unsigned space_row(unsigned dim)
@@ -35,8 +38,8 @@ static __host__ __device__ inline unsigned space_row(unsigned dim)
 
 static size_t space_bytes(size_t dim)
 {
-	return sizeof(float) * (2 * (OWN_ROWS + TILE_ROWS) * space_row((unsigned)dim) +
-				2 * WARPS * WARP_ROWS * TILE_ROWS);
+	return sizeof(float) *
+	       (2 * (OWN_ROWS + TILE_ROWS) * space_row((unsigned)dim) + OWN_ROWS * TILE_ROWS);
 }
 
 static __device__ inline struct space space_of(float *at, unsigned dim)
@@ -44,13 +47,12 @@ static __device__ inline struct space space_of(float *at, unsigned dim)
 	struct space s;
 
 	s.row = space_row(dim);
-	CUDA_UNROLL
-	for (unsigned i = 0; i < 2; i++) {
+	CUDA_EACH(i, 2) {
 		s.own[i] = at + i * OWN_ROWS * s.row;
 		s.tile[i] = at + (2 * OWN_ROWS + i * TILE_ROWS) * s.row;
-		s.weights[i] = at + 2 * (OWN_ROWS + TILE_ROWS) * s.row +
-			       (i * WARPS + threadIdx.x / CUDA_WARP) * WARP_ROWS * TILE_ROWS;
 	}
+	s.weights = at + 2 * (OWN_ROWS + TILE_ROWS) * s.row +
+		    threadIdx.x / CUDA_WARP * WARP_ROWS * TILE_ROWS;
 	return s;
 }
 
@@ -72,13 +74,11 @@ static __device__ inline void dots(float (&c)[WARP_ROWS], const struct space &s,
 	const float *own = s.own[which] + threadIdx.x / CUDA_WARP * WARP_ROWS * s.row;
 	const float *tile = s.tile[which] + threadIdx.x % CUDA_WARP * s.row;
 
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++)
+	CUDA_EACH(r, WARP_ROWS)
 		c[r] = 0.0f;
 	for (unsigned d = 0; d < dim; d++)
-		CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++)
-		c[r] = fmaf(own[r * s.row + d], tile[d], c[r]);
+		CUDA_EACH(r, WARP_ROWS)
+			c[r] = fmaf(own[r * s.row + d], tile[d], c[r]);
 }
 
 /* Of each of the warp's rows, the elements of head_dim that are the lane's. */
@@ -88,11 +88,9 @@ template <unsigned COUNT> struct sums {
 
 template <unsigned COUNT> static __device__ inline void clear(sums<COUNT> &c)
 {
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < COUNT; i++)
-		c.at[r][i] = 0.0f;
+	CUDA_EACH(r, WARP_ROWS)
+		CUDA_EACH(i, COUNT)
+			c.at[r][i] = 0.0f;
 }
 
 /* c += weights times the tile's rows; the warp has just written the weights. */
@@ -104,15 +102,13 @@ static __device__ inline void add_rows(sums<COUNT> &c, const float *weights, con
 
 	__syncwarp();
 	for (unsigned j = 0; j < TILE_ROWS; j++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < COUNT; i++) {
-		unsigned d = lane + i * CUDA_WARP;
-		float x = d < dim ? tile[j * row + d] : 0.0f;
+		CUDA_EACH(i, COUNT) {
+			unsigned d = lane + i * CUDA_WARP;
+			float x = d < dim ? tile[j * row + d] : 0.0f;
 
-		CUDA_UNROLL
-		for (unsigned r = 0; r < WARP_ROWS; r++)
-			c.at[r][i] = fmaf(weights[r * TILE_ROWS + j], x, c.at[r][i]);
-	}
+			CUDA_EACH(r, WARP_ROWS)
+				c.at[r][i] = fmaf(weights[r * TILE_ROWS + j], x, c.at[r][i]);
+		}
 	__syncwarp();
 }
 
@@ -123,15 +119,13 @@ static __device__ inline void store(float *at, unsigned row, const task &a, unsi
 {
 	unsigned lane = threadIdx.x % CUDA_WARP;
 
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < COUNT; i++) {
-		unsigned d = lane + i * CUDA_WARP;
+	CUDA_EACH(r, WARP_ROWS)
+		CUDA_EACH(i, COUNT) {
+			unsigned d = lane + i * CUDA_WARP;
 
-		if (first + r < a.seq && d < a.dim)
-			at[(size_t)(first + r) * row + d] = c.at[r][i] * by[r];
-	}
+			if (first + r < a.seq && d < a.dim)
+				at[(size_t)(first + r) * row + d] = c.at[r][i] * by[r];
+		}
 }
 
 static __device__ inline float greatest_of_warp(float x)
@@ -159,16 +153,14 @@ static __device__ inline void online_step(struct online &w, sums<COUNT> &o, floa
 					  const float (&score)[WARP_ROWS], float scale,
 					  unsigned query, unsigned key)
 {
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++) {
+	CUDA_EACH(r, WARP_ROWS) {
 		float s = key <= query + r ? score[r] * scale : -INFINITY;
 		float top = fmaxf(w.top[r], greatest_of_warp(s)), p = expf(s - top);
 		float by = expf(w.top[r] - top);
 
 		w.sum[r] = fmaf(w.sum[r], by, sum_of_warp(p));
 		w.top[r] = top;
-		CUDA_UNROLL
-		for (unsigned i = 0; i < COUNT; i++)
+		CUDA_EACH(i, COUNT)
 			o.at[r][i] *= by;
 		weights[r * TILE_ROWS + threadIdx.x % CUDA_WARP] = p;
 	}
@@ -188,8 +180,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) forward(task a)
 
 	load(s.own[0], s.row, OWN_ROWS, a, a.qkv + h.q_at, h.in_row, first);
 	clear(o);
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++) {
+	CUDA_EACH(r, WARP_ROWS) {
 		w.top[r] = -INFINITY; /* every query sees key 0, in the first tile */
 		w.sum[r] = 0.0f;
 	}
@@ -201,11 +192,10 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) forward(task a)
 		load(s.tile[1], s.row, TILE_ROWS, a, a.qkv + h.v_at, h.in_row, key);
 		__syncthreads();
 		dots(score, s, 0, a.dim);
-		online_step(w, o, s.weights[0], score, a.scale, query, key + lane);
-		add_rows(o, s.weights[0], s.tile[1], s.row, a.dim);
+		online_step(w, o, s.weights, score, a.scale, query, key + lane);
+		add_rows(o, s.weights, s.tile[1], s.row, a.dim);
 	}
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++) {
+	CUDA_EACH(r, WARP_ROWS) {
 		if (lane == 0 && query + r < a.seq)
 			a.lse[h.lse_at + query + r] = w.top[r] + logf(w.sum[r]);
 		w.sum[r] = 1.0f / w.sum[r];
@@ -236,8 +226,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) backward_queries(tas
 	load(s.own[0], s.row, OWN_ROWS, a, a.qkv + h.q_at, h.in_row, first);
 	load(s.own[1], s.row, OWN_ROWS, a, a.dout + h.out_at, h.out_row, first);
 	clear(dq);
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++) {
+	CUDA_EACH(r, WARP_ROWS) {
 		one[r] = 1.0f;
 		lse[r] = query + r < a.seq ? a.lse[h.lse_at + query + r] : 0.0f;
 		delta[r] = query + r < a.seq ? a.delta[h.lse_at + query + r] : 0.0f;
@@ -251,11 +240,10 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) backward_queries(tas
 		__syncthreads();
 		dots(score, s, 0, a.dim);
 		dots(dp, s, 1, a.dim);
-		CUDA_UNROLL
-		for (unsigned r = 0; r < WARP_ROWS; r++)
-			gradient(p, s.weights[0][r * TILE_ROWS + lane], score[r], dp[r],
+		CUDA_EACH(r, WARP_ROWS)
+			gradient(p, s.weights[r * TILE_ROWS + lane], score[r], dp[r],
 				 key + lane <= query + r, lse[r], delta[r], a.scale);
-		add_rows(dq, s.weights[0], s.tile[0], s.row, a.dim);
+		add_rows(dq, s.weights, s.tile[0], s.row, a.dim);
 	}
 	store(a.dqkv + h.q_at, h.in_row, a, query, dq, one);
 }
@@ -276,8 +264,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) backward_keys(task a
 	load(s.own[1], s.row, OWN_ROWS, a, a.qkv + h.v_at, h.in_row, first);
 	clear(dk);
 	clear(dv);
-	CUDA_UNROLL
-	for (unsigned r = 0; r < WARP_ROWS; r++)
+	CUDA_EACH(r, WARP_ROWS)
 		one[r] = 1.0f;
 	for (unsigned query = first; query < a.seq; query += TILE_ROWS) {
 		float score[WARP_ROWS], dp[WARP_ROWS];
@@ -291,13 +278,13 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) backward_keys(task a
 		__syncthreads();
 		dots(score, s, 0, a.dim);
 		dots(dp, s, 1, a.dim);
-		CUDA_UNROLL
-		for (unsigned r = 0; r < WARP_ROWS; r++)
-			gradient(s.weights[0][r * TILE_ROWS + lane],
-				 s.weights[1][r * TILE_ROWS + lane], score[r], dp[r],
+		CUDA_EACH(r, WARP_ROWS)
+			gradient(s.weights[r * TILE_ROWS + lane], dp[r], score[r], dp[r],
 				 exists && key + r <= query + lane, lse, delta, a.scale);
-		add_rows(dv, s.weights[0], s.tile[1], s.row, a.dim);
-		add_rows(dk, s.weights[1], s.tile[0], s.row, a.dim);
+		add_rows(dv, s.weights, s.tile[1], s.row, a.dim);
+		CUDA_EACH(r, WARP_ROWS)
+			s.weights[r * TILE_ROWS + lane] = dp[r];
+		add_rows(dk, s.weights, s.tile[0], s.row, a.dim);
 	}
 	store(a.dqkv + h.k_at, h.in_row, a, key, dk, one);
 	store(a.dqkv + h.v_at, h.in_row, a, key, dv, one);

@@ -118,38 +118,29 @@ template <unsigned MT, unsigned NT> struct accumulators {
 
 template <unsigned MT, unsigned NT> static __device__ inline void clear(accumulators<MT, NT> &c)
 {
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++)
-		c.at[m][n][i] = 0.0f;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4)
+				c.at[m][n][i] = 0.0f;
 }
 
 /* Row 16 m + 8 h + lane / 4 of c times by[m][h]. */
 template <unsigned MT, unsigned NT>
 static __device__ inline void scale_rows(accumulators<MT, NT> &c, const float (&by)[MT][2])
 {
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++)
-		c.at[m][n][i] *= by[m][i / 2];
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4)
+				c.at[m][n][i] *= by[m][i / 2];
 }
 
 template <unsigned MT, unsigned NT>
 static __device__ inline void scale_all(accumulators<MT, NT> &c, float by)
 {
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++)
-		c.at[m][n][i] *= by;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4)
+				c.at[m][n][i] *= by;
 }
 
 /* c = x y^T for this warp: 16 MT rows of tile x from row x_row, all 8 NT rows of tile y. */
@@ -160,22 +151,18 @@ static __device__ inline void product_of_rows(accumulators<MT, NT> &c, const uin
 	unsigned lane = lane_of_thread();
 
 	clear(c);
-	CUDA_UNROLL
-	for (unsigned k = 0; k < DIM; k += 16) {
+	CUDA_EACH(k, DIM / 16) {
 		uint32_t a[MT][4], b[4];
 
-		CUDA_UNROLL
-		for (unsigned m = 0; m < MT; m++)
+		CUDA_EACH(m, MT)
 			ldmatrix_x4(a[m], x + tile_at<DIM>(x_row + m * 16 + mma_a_row(lane),
-							   k + mma_a_column(lane)));
-		CUDA_UNROLL
-		for (unsigned n = 0; n < NT; n += 2) {
-			ldmatrix_x4(b, y + tile_at<DIM>(n * 8 + mma_b_row(lane),
-							k + mma_b_column(lane)));
-			CUDA_UNROLL
-			for (unsigned m = 0; m < MT; m++) {
-				mma_bf16(c.at[m][n], a[m], b[0], b[1]);
-				mma_bf16(c.at[m][n + 1], a[m], b[2], b[3]);
+							   k * 16 + mma_a_column(lane)));
+		CUDA_EACH(n, NT / 2) {
+			ldmatrix_x4(b, y + tile_at<DIM>(n * 16 + mma_b_row(lane),
+							k * 16 + mma_b_column(lane)));
+			CUDA_EACH(m, MT) {
+				mma_bf16(c.at[m][2 * n], a[m], b[0], b[1]);
+				mma_bf16(c.at[m][2 * n + 1], a[m], b[2], b[3]);
 			}
 		}
 	}
@@ -189,16 +176,13 @@ template <unsigned MT, unsigned NT> struct factor {
 template <unsigned MT, unsigned NT>
 static __device__ inline void pack(factor<MT, NT> &p, const accumulators<MT, NT> &c)
 {
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned k = 0; k < NT / 2; k++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++) {
-		const float *pair = &c.at[m][2 * k + i / 2][i % 2 * 2];
+	CUDA_EACH(m, MT)
+		CUDA_EACH(k, NT / 2)
+			CUDA_EACH(i, 4) {
+				const float *pair = &c.at[m][2 * k + i / 2][i % 2 * 2];
 
-		p.at[m][k][i] = bf16_pack(pair[0], pair[1]);
-	}
+				p.at[m][k][i] = bf16_pack(pair[0], pair[1]);
+			}
 }
 
 /* c += p y for this warp, p's columns being y's rows; c's columns are those of y from `column`. */
@@ -208,20 +192,18 @@ static __device__ inline void product_add(accumulators<MT, NT> &c, const factor<
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned k = 0; k < PT / 2; k++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n += 2) {
-		uint32_t b[4];
+	CUDA_EACH(k, PT / 2)
+		CUDA_EACH(n, NT / 2) {
+			uint32_t b[4];
 
-		ldmatrix_x4_trans(b, y + tile_at<DIM>(k * 16 + mma_a_row(lane),
-						      column + n * 8 + mma_a_column(lane)));
-		CUDA_UNROLL
-		for (unsigned m = 0; m < MT; m++) {
-			mma_bf16(c.at[m][n], p.at[m][k], b[0], b[1]);
-			mma_bf16(c.at[m][n + 1], p.at[m][k], b[2], b[3]);
+			ldmatrix_x4_trans(b,
+					  y + tile_at<DIM>(k * 16 + mma_a_row(lane),
+							   column + n * 16 + mma_a_column(lane)));
+			CUDA_EACH(m, MT) {
+				mma_bf16(c.at[m][2 * n], p.at[m][k], b[0], b[1]);
+				mma_bf16(c.at[m][2 * n + 1], p.at[m][k], b[2], b[3]);
+			}
 		}
-	}
 }
 
 /* The warp's accumulators, rounded, to rows from `row` on of a tile. */
@@ -231,18 +213,15 @@ static __device__ inline void accumulators_store(uint16_t *tile, unsigned row,
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned h = 0; h < 2; h++) {
-		uint32_t two = bf16_pack(c.at[m][n][2 * h], c.at[m][n][2 * h + 1]);
-		uint16_t *to =
-			tile + lane % 4 * 2 + tile_at<DIM>(row + m * 16 + h * 8 + lane / 4, n * 8);
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(h, 2) {
+				uint32_t two = bf16_pack(c.at[m][n][2 * h], c.at[m][n][2 * h + 1]);
+				uint16_t *to = tile + lane % 4 * 2 +
+					       tile_at<DIM>(row + m * 16 + h * 8 + lane / 4, n * 8);
 
-		store_4(to, two);
-	}
+				store_4(to, two);
+			}
 }
 
 /* Scores past the diagonal become -infinity, whose exponential is zero. Rows are queries. */
@@ -251,14 +230,12 @@ static __device__ inline void mask_keys(accumulators<MT, NT> &s, unsigned query,
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++)
-		if (key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4)
-			s.at[m][n][i] = -INFINITY;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4)
+				if (key + n * 8 + lane % 4 * 2 + i % 2 >
+				    query + m * 16 + i / 2 * 8 + lane / 4)
+					s.at[m][n][i] = -INFINITY;
 }
 
 /* The same where rows are keys and columns queries. */
@@ -267,14 +244,12 @@ static __device__ inline void mask_queries(accumulators<MT, NT> &s, unsigned key
 {
 	unsigned lane = lane_of_thread();
 
-	CUDA_UNROLL
-	for (unsigned m = 0; m < MT; m++)
-		CUDA_UNROLL
-	for (unsigned n = 0; n < NT; n++)
-		CUDA_UNROLL
-	for (unsigned i = 0; i < 4; i++)
-		if (key + m * 16 + i / 2 * 8 + lane / 4 > query + n * 8 + lane % 4 * 2 + i % 2)
-			s.at[m][n][i] = -INFINITY;
+	CUDA_EACH(m, MT)
+		CUDA_EACH(n, NT)
+			CUDA_EACH(i, 4)
+				if (key + m * 16 + i / 2 * 8 + lane / 4 >
+				    query + n * 8 + lane % 4 * 2 + i % 2)
+					s.at[m][n][i] = -INFINITY;
 }
 
 #endif

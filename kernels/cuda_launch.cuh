@@ -63,6 +63,9 @@
 #define CUDA_NO_UNROLL
 #endif
 
+/* Such a loop, with i from 0 to below count. */
+#define CUDA_EACH(i, count) CUDA_UNROLL for (unsigned i = 0; i < (count); i++)
+
 #define CUDA_WARP      32u
 #define CUDA_WARP_FULL 0xffffffffu
 
