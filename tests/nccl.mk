@@ -5,7 +5,10 @@ $(cuda_host_NCCL): $(B)/cuda_host/tests/cuda_host/nccl.o
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -shared $(san) -Wl,-soname,$(@F) -o $@ $^ -lpthread
 $(B)/cuda_host/comm/%.o: ROOM_CFLAGS := $(cuda_host_INCLUDE) -DCOMM_HAVE_NCCL
+tests: $(cuda_host_NCCL)
 TESTS            += t_comm_nccl
+TESTS_THREAD     += t_comm_nccl
+TEST_SCRIPTS     += tests/cuda_host/ranks.sh
 t_comm_nccl_SRCS := tests/comm_bed.c $(cuda_host_BACKEND) $(addprefix cuda_host/comm/,comm.c nccl.c nccl_lib.c nccl_watch.c)
 t_comm_nccl_USES := comm kernels common
 t_comm_nccl_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
