@@ -64,6 +64,11 @@ bool comm_backend_built(enum comm_backend backend)
 	return backends[backend] != NULL;
 }
 
+size_t comm_used_bytes(enum comm_backend backend, unsigned world)
+{
+	return backend == COMM_NCCL ? COMM_ROLL_BYTES : comm_shm_bytes(world);
+}
+
 static int open_backend(struct comm *comm, const struct comm_config *config, struct err *err)
 {
 	assert(config->backend < COMM_BACKEND_COUNT);

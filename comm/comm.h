@@ -42,8 +42,11 @@ struct comm_config {
 	uint64_t timeout_ns; /* once the id has come, all ranks must have within this time */
 };
 
-/* Bytes of the memfd that the ranks of a host share. With shm every rank touches all of it. */
+/* Bytes of the memfd that the ranks of a host share. */
 size_t comm_shm_bytes(unsigned world);
+
+/* How much of it they touch: all with shm; with nccl, of which no byte goes that way, one page. */
+size_t comm_used_bytes(enum comm_backend backend, unsigned world);
 
 /* Is the backend in this build? */
 bool comm_backend_built(enum comm_backend backend);

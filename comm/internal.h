@@ -49,6 +49,10 @@ struct comm_roll {
 	_Alignas(128) _Atomic uint8_t present[COMM_WORLD_MAX];
 };
 
+/* What a mapping of it takes. */
+#define COMM_ROLL_BYTES 4096u
+_Static_assert(sizeof(struct comm_roll) <= COMM_ROLL_BYTES, "the roll is one page");
+
 /*
  * Enters a rank. ERR_PROTOCOL when others were told another world or layout (`tag`, with its low
  * 24 bits free for the world), or when the rank is there already.

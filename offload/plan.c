@@ -510,15 +510,18 @@ static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *er
 }
 
 /* What the plan is for, when every part is in: all processes of a host. */
-static void totals_plan(struct plan *p)
+static void totals_plan(struct plan *p, bool cuda)
 {
-	p->comm_bytes = comm_shm_bytes(p->world);
+	/* The cpu device's memory is the host's. */
+	uint64_t device_bytes = cuda ? 0 : p->device.total_bytes;
+
+	p->comm_bytes = comm_used_bytes(cuda ? COMM_NCCL : COMM_SHM, p->world);
 	p->base_worker_bytes = BASE_WORKER_BYTES;
 	p->base_daemon_bytes = p->needs_daemon ? BASE_DAEMON_BYTES : 0;
 	p->base_launcher_bytes = BASE_LAUNCHER_BYTES;
-	p->host_peak_bytes = p->ranks_per_host * (p->device.total_bytes + p->host.total_bytes +
-						  p->base_worker_bytes) +
-			     p->base_daemon_bytes + p->base_launcher_bytes + p->comm_bytes;
+	p->host_peak_bytes =
+		p->ranks_per_host * (device_bytes + p->host.total_bytes + p->base_worker_bytes) +
+		p->base_daemon_bytes + p->base_launcher_bytes + p->comm_bytes;
 }
 
 /* -ENOSPC, without a text: the least of a tier is more than its budget. */
@@ -547,7 +550,7 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	if (rc < 0)
 		return rc;
 	p->needs_swap = p->swap.total_bytes > 0;
-	totals_plan(p);
+	totals_plan(p, c->device.type == DEVICE_CUDA);
 	return plan_swap_check(p, c, doc, err);
 }
 

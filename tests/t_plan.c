@@ -275,6 +275,24 @@ START_TEST(every_placement_is_consistent)
 }
 END_TEST
 
+/* A GPU's memory is not the host's, and its collectives share a page there. */
+START_TEST(memory_of_gpus_is_not_the_hosts)
+{
+	struct bed bed = {0};
+	struct plan *p;
+
+	bed_open(&bed);
+	place(&bed, 3, PLACE_CPU, PLACE_CPU, PLACE_NONE);
+	bed.config.device.type = DEVICE_CUDA;
+	p = plan_of(&bed, 2);
+	ck_assert_uint_eq(p->host_peak_bytes,
+			  2 * (p->host.total_bytes + p->base_worker_bytes) + p->base_daemon_bytes +
+				  p->base_launcher_bytes + 4096);
+	plan_free(p);
+	bed_close(&bed);
+}
+END_TEST
+
 START_TEST(device_budget_to_the_byte)
 {
 	struct bed bed = {0};
@@ -644,6 +662,7 @@ int main(void)
 		return EXIT_FAILURE;
 	}
 	tcase_add_loop_test(tc, every_placement_is_consistent, 0, 9 * SPLITS);
+	tcase_add_test(tc, memory_of_gpus_is_not_the_hosts);
 	tcase_add_test(tc, device_budget_to_the_byte);
 	tcase_add_test(tc, host_budget_to_the_byte);
 	tcase_add_test(tc, gradients_spill_in_order);
