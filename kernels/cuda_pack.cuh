@@ -16,7 +16,7 @@
 /* Threads of a block where nothing else speaks for another number. */
 #define CUDA_THREADS 256u
 /* More blocks than any GPU runs at once, few enough that starting them costs nothing. */
-#define CUDA_BLOCKS_MAX 16384u
+#define CUDA_BLOCKS_MAX 4096u
 
 static __device__ __forceinline__ float element_load(const float *p)
 {

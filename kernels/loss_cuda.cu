@@ -19,7 +19,7 @@
 #include "kernels/cuda_reduce.cuh"
 
 #define THREADS  512u
-#define ROWS_MAX 16384u /* of one launch: room for their losses */
+#define ROWS_MAX 8192u /* of one launch: room for their losses */
 
 static __device__ double row_loss[ROWS_MAX];
 

@@ -74,7 +74,9 @@ $(B)/tests/t_cuda_attention.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 cuda_host_KERNELS := $(addprefix cuda_host/kernels/,activation_cuda.cu adam_cuda.cu \
     embedding_cuda.cu loss_cuda.cu norm_cuda.cu rotary_cuda.cu vector_cuda.cu)
 
-TESTS += t_cuda_ops
+TESTS += t_cuda_ops t_cuda_vector
 t_cuda_ops_USES := kernels common
 t_cuda_ops_SRCS := tests/cuda_kit.c $(cuda_host_SRCS) $(cuda_host_KERNELS)
-$(B)/tests/cuda_kit.o $(B)/tests/t_cuda_ops.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+t_cuda_vector_USES := kernels common
+t_cuda_vector_SRCS := $(t_cuda_ops_SRCS)
+$(addprefix $(B)/tests/,cuda_kit.o t_cuda_ops.o t_cuda_vector.o): ROOM_CFLAGS := $(cuda_host_INCLUDE)

@@ -5,7 +5,6 @@
  */
 #include "tests/cuda_kit.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +17,11 @@
 #include "tests/cuda_host/shim.h"
 /* The shim's allocations end exactly: a fence behind would only hide that. */
 #define FENCE_BEHIND     0u
+#define CAN_FORK         true
 #define order_set(order) shim_order_set(order)
 #else
 #define FENCE_BEHIND           256u
+#define CAN_FORK               false /* CUDA does not live on in a child */
 #define shim_forbid(at, bytes) ((void)(at), (void)(bytes))
 #define shim_permit(at, bytes) ((void)(at), (void)(bytes))
 #define order_set(order)       ((void)(order))
@@ -28,7 +29,7 @@
 
 /* A multiple of every alignment. Its bytes make a NaN of fp32 and of bf16, should one be read. */
 #define FENCE_FRONT 256u
-#define FENCE_BYTE  0xfd
+#define FENCE_BYTE  0xff
 
 static void must(struct cuda_kit *k, cudaError_t rc, const char *what)
 {
@@ -45,6 +46,30 @@ static void *heap(struct cuda_kit *k, size_t bytes)
 		      k->name, bytes);
 	k->heap[k->heap_count++] = p;
 	return p;
+}
+
+int cuda_kit_main(const char *name, const TTest *test, size_t count)
+{
+	Suite *suite = suite_create(name);
+	TCase *tc = tcase_create(name);
+	cudaError_t rc = cudaDeviceSynchronize();
+	SRunner *runner;
+	int failed;
+
+	if (rc != cudaSuccess) {
+		printf("no CUDA device: %s\n", cudaGetErrorString(rc));
+		return 77;
+	}
+	tcase_set_timeout(tc, 240);
+	tcase_add_loop_test(tc, test, 0, (int)count);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	if (!CAN_FORK)
+		srunner_set_fork_status(runner, CK_NOFORK);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? 1 : 0;
 }
 
 void cuda_kit_open(struct cuda_kit *k, const char *name, uint64_t seed)

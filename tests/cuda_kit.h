@@ -14,6 +14,7 @@
 #ifndef TESTS_CUDA_KIT_H
 #define TESTS_CUDA_KIT_H
 
+#include <check.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -49,6 +50,12 @@ struct cuda_kit {
 	} calls[CUDA_KIT_CALLS_MAX];
 	size_t call_count;
 };
+
+/*
+ * The main of a program with one loop test over `count` cases. Returns the exit status: 77, with
+ * the reason on the last line, where there is no CUDA device.
+ */
+int cuda_kit_main(const char *name, const TTest *test, size_t count);
 
 void cuda_kit_open(struct cuda_kit *k, const char *name, uint64_t seed);
 void cuda_kit_close(struct cuda_kit *k);

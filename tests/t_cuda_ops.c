@@ -449,7 +449,7 @@ static const struct {
 	ALL_TYPES("layernorm 19x4099", case_layernorm, 19, 4099, 1, 0),
 	ALL_TYPES("layernorm 3x12288", case_layernorm, 3, 12288, 2, 0),
 	/* More rows than a grid has. */
-	{"layernorm 65541x4", case_layernorm, {65541, 4, 1, 0, DTYPE_BF16, DTYPE_F32, 0, 0}},
+	{"layernorm 16389x4", case_layernorm, {16389, 4, 1, 0, DTYPE_BF16, DTYPE_F32, 0, 0}},
 	ALL_TYPES("rmsnorm 3x1", case_rmsnorm, 3, 1, 1, 0),
 	ALL_TYPES("rmsnorm 33x34", case_rmsnorm, 33, 34, 2, 0),
 	ALL_TYPES("rmsnorm 100x1024", case_rmsnorm, 100, 1024, 1, 0),
@@ -459,7 +459,7 @@ static const struct {
 	ALL_TYPES("gelu 100000", case_gelu, 100000, 0, 0, 0),
 	{"gelu wide", case_gelu, {10000, 0, 0, 0, DTYPE_F32, DTYPE_F32, 0, 60}},
 	/* More packs than a grid has threads, unaligned ones being single. */
-	{"gelu 4195001", case_gelu, {4195001, 0, 1, 0, DTYPE_BF16, DTYPE_F32, 1, 4}},
+	{"gelu 1048583", case_gelu, {1048583, 0, 1, 0, DTYPE_BF16, DTYPE_F32, 1, 4}},
 	{"gelu special", case_gelu_special, {0}},
 	ALL_TYPES("swiglu 3x1", case_swiglu, 3, 1, 0, 0),
 	ALL_TYPES("swiglu 7x37", case_swiglu, 7, 37, 1, 0),
@@ -470,20 +470,20 @@ static const struct {
 	ALL_TYPES("rotary 3x65x5x64", case_rotary, 3, 65, 5, 64),
 	{"rotary packed 2x33x20x128", case_rotary, {2, 33, 20, 128, DTYPE_BF16, 0, 0, 1}},
 	{"rotary packed 2x33x20x128 fp32", case_rotary, {2, 33, 20, 128, DTYPE_F32, 0, 0, 1}},
-	{"rotary 2x8200x1x4", case_rotary, {2, 8200, 1, 4, DTYPE_F32, 0, 0, 1}},
+	{"rotary 2x2100x1x4", case_rotary, {2, 2100, 1, 4, DTYPE_F32, 0, 0, 1}},
 	ALL_TYPES("embedding 1x1x1", case_embedding, 1, 1, 1, 1),
 	ALL_TYPES("embedding 3x50x270", case_embedding, 3, 50, 270, 7),
 	ALL_TYPES("embedding 2x700x516", case_embedding, 2, 700, 516, 333),
 	ALL_TYPES("embedding 4x300x1 of one id", case_embedding, 4, 300, 1, 1),
-	{"embedding 5x4000x4", case_embedding, {5, 4000, 4, 50, 0, DTYPE_BF16, 0, 0}},
+	{"embedding 5x1000x4", case_embedding, {5, 1000, 4, 50, 0, DTYPE_BF16, 0, 0}},
 	ALL_TYPES("cross-entropy 5x1", case_cross_entropy, 5, 1, 0, 1),
 	ALL_TYPES("cross-entropy 70x256", case_cross_entropy, 70, 256, 0, 1),
 	ALL_TYPES("cross-entropy 70x250 of 256", case_cross_entropy, 70, 250, 6, 1),
 	ALL_TYPES("cross-entropy 300x257 no gradient", case_cross_entropy, 300, 257, 0, 0),
 	ALL_TYPES("cross-entropy 3x50257 of 50304", case_cross_entropy, 3, 50257, 47, 1),
 	{"cross-entropy steep", case_cross_entropy, {9, 5003, 0, 1, DTYPE_F32, 0, 0, 90}},
-	{"cross-entropy 16390x3", case_cross_entropy, {16390, 3, 0, 1, DTYPE_F32, 0, 0, 4}},
-	{"cross-entropy cut", case_cross_entropy_cut, {16999, 5, 333, 0, DTYPE_BF16, 0, 0, 4}},
+	{"cross-entropy 8199x3", case_cross_entropy, {8199, 3, 0, 1, DTYPE_F32, 0, 0, 4}},
+	{"cross-entropy cut", case_cross_entropy_cut, {8999, 5, 333, 0, DTYPE_BF16, 0, 0, 4}},
 	{"cross-entropy special", case_cross_entropy_special, {0}},
 };
 
@@ -500,22 +500,5 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("cuda_ops");
-	TCase *tc = tcase_create("cuda_ops");
-	cudaError_t rc = cudaDeviceSynchronize();
-	SRunner *runner;
-	int failed;
-
-	if (rc != cudaSuccess) {
-		printf("no CUDA device: %s\n", cudaGetErrorString(rc));
-		return 77;
-	}
-	tcase_set_timeout(tc, 240);
-	tcase_add_loop_test(tc, against_reference, 0, (int)(sizeof(cases) / sizeof(cases[0])));
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return cuda_kit_main("cuda_ops", against_reference, sizeof(cases) / sizeof(cases[0]));
 }
