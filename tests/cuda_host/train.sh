@@ -75,7 +75,7 @@ close cuda-bf16 cpu-bf16 2e-2
 
 train none cuda bf16 0 none none none 4
 while read -r stage param optimizer act; do
-	name=s$stage-$param-$optimizer-$act
+	name=s$stage-$param-${optimizer//[^a-z0-9.]/}-$act
 	train "$name" cuda bf16 "$stage" "$param" "$optimizer" "$act" 4 && like "$name" none
 	rm -f "$name.safetensors"
 done <<-END
@@ -90,6 +90,10 @@ done <<-END
 	3 nvme nvme nvme
 	3 cpu nvme cpu
 	3 nvme cpu none
+	0 none {"cpu":0.5} none
+	1 cpu {"nvme":0.5} none
+	3 none {"cpu":0.4,"nvme":0.3} none
+	3 nvme {"cpu":0.4,"nvme":0.3} cpu
 END
 
 # Without epilogues in the library: our own kernels, and other roundings of the same sums.
