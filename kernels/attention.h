@@ -10,8 +10,10 @@
 #include "kernels/device.h"
 #include "kernels/dtype.h"
 
+#define ATTENTION_HEAD_DIM_MAX_CUDA 256u
+
 struct attention {
-	size_t batch, seq, heads, head_dim;
+	size_t batch, seq, heads, head_dim; /* on cuda, batch * seq * heads is below 2^31 */
 	enum dtype act;   /* of qkv, out, dout and dqkv; DTYPE_F32 on the cpu device */
 	const void *qkv;  /* [batch][seq][3 * heads * head_dim] */
 	void *out;        /* [batch][seq][heads * head_dim]: forward writes, backward reads */

@@ -8,8 +8,6 @@
 #include "kernels/attention_cuda.cuh"
 #include "kernels/cuda_internal.h"
 
-#define HEAD_DIM_MAX 256u
-
 static __device__ inline float number(float x)
 {
 	return x;
@@ -59,8 +57,9 @@ static cudaError_t delta_launch(const struct attention *a, cudaStream_t stream)
  */
 static bool fits(const struct attention *a)
 {
-	return a->head_dim && a->head_dim <= HEAD_DIM_MAX && a->heads &&
-	       a->heads <= INT32_MAX / (3 * HEAD_DIM_MAX) && a->seq < INT32_MAX - HEAD_DIM_MAX &&
+	return a->head_dim && a->head_dim <= ATTENTION_HEAD_DIM_MAX_CUDA && a->heads &&
+	       a->heads <= INT32_MAX / (3 * ATTENTION_HEAD_DIM_MAX_CUDA) &&
+	       a->seq < INT32_MAX - ATTENTION_HEAD_DIM_MAX_CUDA &&
 	       (!a->seq || a->batch <= INT32_MAX / a->heads / a->seq);
 }
 

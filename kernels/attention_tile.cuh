@@ -206,13 +206,14 @@ static __device__ inline void product_add(accumulators<MT, NT> &c, const factor<
 		}
 }
 
-/* The warp's accumulators, rounded, to rows from `row` on of a tile. */
+/* The warp's accumulators, rounded, to rows from `row` on of a tile, which only it has read. */
 template <unsigned DIM, unsigned MT, unsigned NT>
 static __device__ inline void accumulators_store(uint16_t *tile, unsigned row,
 						 const accumulators<MT, NT> &c)
 {
 	unsigned lane = lane_of_thread();
 
+	__syncwarp();
 	CUDA_EACH(m, MT)
 		CUDA_EACH(n, NT)
 			CUDA_EACH(h, 2) {

@@ -19,6 +19,7 @@
 
 #include "comm/comm.h"
 #include "common/units.h"
+#include "kernels/attention.h"
 #include "kernels/device.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
@@ -321,6 +322,14 @@ static int check_device(const struct train_config *c, const struct conf_doc *doc
 				  "%ju, expected 1: cuda devices work together through NCCL, which "
 				  "this build does not have",
 				  (uintmax_t)c->device.count);
+	if (c->device.type == DEVICE_CUDA &&
+	    c->model.hidden / c->model.heads > ATTENTION_HEAD_DIM_MAX_CUDA)
+		return conf_error(doc, "model.heads", err,
+				  "%ju heads of %ju: a cuda device's attention has heads of up to "
+				  "%u, so more of them are needed",
+				  (uintmax_t)c->model.heads,
+				  (uintmax_t)(c->model.hidden / c->model.heads),
+				  ATTENTION_HEAD_DIM_MAX_CUDA);
 	return 0;
 }
 

@@ -490,6 +490,43 @@ START_TEST(a_cuda_device_is_as_built)
 }
 END_TEST
 
+/* The cpu device has any; a build without cuda has its say first. */
+START_TEST(a_cuda_device_has_heads_of_256_at_most)
+{
+	static const struct {
+		const char *model;
+		bool good;
+	} cases[] = {
+		{"model: {layers: 2, hidden: 1024, heads: ^4, vocab: 256, context: 1024}", true},
+		{"model: {layers: 2, hidden: 1024, heads: ^2, vocab: 256, context: 1024}", false},
+	};
+
+	for (size_t i = 0; i < 4; i++) {
+		bool cuda = i / 2, good = !cuda || cases[i % 2].good;
+		const struct edit edits[] = {
+			{MODEL, cases[i % 2].model},
+			{DEVICE, cuda ? "device: {type: cuda, count: 2, memory: 64MiB}"
+				      : "device: {type: cpu, count: 2, memory: 64MiB}"},
+		};
+		struct conf_doc *doc = NULL;
+		struct train_config c = {0};
+		struct err err = {0};
+		char text[TEXT_BYTES];
+		unsigned line, column;
+		int rc;
+
+		if (cuda && !device_built(DEVICE_CUDA))
+			continue;
+		text_make(text, edits, 2, &line, &column);
+		rc = train_config_parse("t.yaml", text, strlen(text), &c, &doc, &err);
+		ck_assert_msg(rc == (good ? 0 : ERR_CONFIG), "case %zu: %s", i, err.text);
+		if (!good)
+			ck_assert_msg(strstr(err.text, "2 heads of 512"), "%s", err.text);
+		conf_free(doc);
+	}
+}
+END_TEST
+
 /* One representation, whatever was written: a word is all of it, the device has the rest. */
 START_TEST(shares_of_the_optimizer)
 {
@@ -612,6 +649,7 @@ int main(void)
 	tcase_add_test(tc, example_means_what_it_says);
 	tcase_add_test(tc, defaults_are_documented);
 	tcase_add_test(tc, a_cuda_device_is_as_built);
+	tcase_add_test(tc, a_cuda_device_has_heads_of_256_at_most);
 	tcase_add_test(tc, shares_of_the_optimizer);
 	tcase_add_test(tc, lending_is_no_order);
 	tcase_add_test(tc, accumulation_follows);
