@@ -106,6 +106,8 @@ int comm_bed_begin(struct rank *x)
 		.publish_arg = x,
 		.timeout_ns = x->timeout_ns ? x->timeout_ns : 60000000000ull,
 	};
+	if (x->before_open)
+		x->before_open();
 	REQUIRE(comm_open(&comm, &x->comm, &x->err) == 0);
 	return 0;
 }

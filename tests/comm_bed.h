@@ -27,9 +27,10 @@
 struct rank {
 	unsigned rank, world;
 	enum comm_backend backend;
-	int fd;              /* the shared segment */
-	const int *news;     /* nccl: [world][2], each rank's pipe */
-	uint64_t timeout_ns; /* nccl: to meet in; 0: a minute */
+	int fd;                    /* the shared segment */
+	const int *news;           /* nccl: [world][2], each rank's pipe */
+	uint64_t timeout_ns;       /* nccl: to meet in; 0: a minute */
+	void (*before_open)(void); /* between the device and the communicator */
 
 	struct device *device;
 	struct device_stream *stream;

@@ -11,5 +11,6 @@ TESTS_THREAD     += t_comm_nccl
 TEST_SCRIPTS     += tests/cuda_host/ranks.sh
 t_comm_nccl_SRCS := tests/comm_bed.c $(cuda_host_BACKEND) $(addprefix cuda_host/comm/,comm.c nccl.c nccl_lib.c nccl_watch.c)
 t_comm_nccl_USES := comm kernels common
+t_comm_nccl_WRAP := calloc mmap eventfd pthread_create
 t_comm_nccl_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
 $(B)/tests/t_comm_nccl: | $(cuda_host_CUBLASLT) $(cuda_host_NCCL)

@@ -13,9 +13,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -472,6 +475,93 @@ START_TEST(a_peer_dies_at_the_end)
 }
 END_TEST
 
+/* ---- what opening needs may not be had ---- */
+
+/* Counts down to the call of this thread that fails; 0: none does. */
+static _Thread_local unsigned fail_at;
+static unsigned fault;
+
+static bool fails_now(void)
+{
+	return fail_at && --fail_at == 0;
+}
+
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size)
+{
+	return fails_now() ? NULL : __real_calloc(count, size);
+}
+
+void *__real_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset);
+void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset);
+void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
+{
+	if (!fails_now())
+		return __real_mmap(at, bytes, prot, flags, fd, offset);
+	errno = ENOMEM;
+	return MAP_FAILED;
+}
+
+int __real_eventfd(unsigned value, int flags);
+int __wrap_eventfd(unsigned value, int flags);
+int __wrap_eventfd(unsigned value, int flags)
+{
+	if (!fails_now())
+		return __real_eventfd(value, flags);
+	errno = EMFILE;
+	return -1;
+}
+
+int __real_pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+int __wrap_pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+int __wrap_pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg)
+{
+	return fails_now() ? EAGAIN : __real_pthread_create(ret, attr, fn, arg);
+}
+
+static void arm(void)
+{
+	fail_at = fault;
+}
+
+static void opens_with_a_fault(struct rank *x)
+{
+	x->before_open = arm;
+	if (comm_bed_begin(x) == 0 && fail_at == 0)
+		say(x, 0, "a fault went unnoticed");
+	fail_at = 0;
+}
+
+static void opens(struct rank *x)
+{
+	(void)comm_bed_begin(x);
+	comes_late(x);
+}
+
+/* Rank 0's k-th call fails for k = 1, 2, ... until none does; the others wait. */
+START_TEST(opening_fails_at_every_place)
+{
+	scenario_fn *const fns[] = {opens_with_a_fault, opens, opens};
+	struct job job;
+
+	do {
+		fault++;
+		job_open(&job, fns);
+		ck_assert_uint_eq(job_hear(&job), 0);
+		ck_assert_msg(job.said[0].code <= 0 &&
+				      (job.said[0].code == 0) == !job.said[0].text[0],
+			      "fault %u: %d, '%s'", fault, job.said[0].code, job.said[0].text);
+		job_close(&job);
+	} while (job.said[0].code < 0);
+	/* The two structs, the roll, the eventfd and the thread at least. */
+	ck_assert_uint_gt(fault, 5);
+}
+END_TEST
+
 /* ---- libraries that will not do ---- */
 
 static int open_alone(unsigned rank, unsigned world, int fd, struct err *err)
@@ -585,6 +675,7 @@ static Suite *make_suite(void)
 		tcase_add_test(ends, a_peer_is_late);
 		tcase_add_test(ends, an_end_in_order);
 		tcase_add_test(ends, a_peer_dies_at_the_end);
+		tcase_add_test(ends, opening_fails_at_every_place);
 		tcase_add_loop_test(ends, too_old, 0, 2);
 		tcase_add_test(ends, none);
 	}
