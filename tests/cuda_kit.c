@@ -191,13 +191,18 @@ uint32_t *cuda_kit_tokens(struct cuda_kit *k, size_t count, uint32_t bound)
 	return device_of(b);
 }
 
-void *cuda_kit_output(struct cuda_kit *k, enum dtype type, size_t count)
+void *cuda_kit_output_of(struct cuda_kit *k, size_t count, size_t bytes)
 {
-	struct cuda_kit_buffer *b = buffer(k, count, dtype_bytes(type));
+	struct cuda_kit_buffer *b = buffer(k, count, bytes);
 
 	memset(b->before + b->front, 0xff, b->bytes);
 	b->output = true;
 	return device_of(b);
+}
+
+void *cuda_kit_output(struct cuda_kit *k, enum dtype type, size_t count)
+{
+	return cuda_kit_output_of(k, count, dtype_bytes(type));
 }
 
 void cuda_kit_call(struct cuda_kit *k, cuda_op_fn *fn, const char *fn_name, const void *args,

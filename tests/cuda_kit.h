@@ -67,6 +67,7 @@ void *cuda_kit_given(struct cuda_kit *k, const void *elements, size_t count, siz
 uint32_t *cuda_kit_tokens(struct cuda_kit *k, size_t count, uint32_t bound);
 /* Device memory, all bits set (NaN) before each run. */
 void *cuda_kit_output(struct cuda_kit *k, enum dtype type, size_t count);
+void *cuda_kit_output_of(struct cuda_kit *k, size_t count, size_t bytes); /* elements of `bytes` */
 /* As cuda_kit_input, for what is written in place or added to. */
 void *cuda_kit_inout(struct cuda_kit *k, enum dtype type, size_t count, double span);
 void *cuda_kit_inout_given(struct cuda_kit *k, const void *elements, size_t count, size_t bytes);

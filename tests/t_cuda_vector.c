@@ -125,8 +125,7 @@ static void case_sumsq(struct cuda_kit *k, const struct shape *s)
 		.count = n,
 		.a = cuda_kit_input(k, s->a, n, 1),
 		.a_type = s->a,
-		/* Doubles: twice as many floats. */
-		.blocks = cuda_kit_output(k, DTYPE_F32, 2 * blocks),
+		.blocks = cuda_kit_output_of(k, blocks, sizeof(double)),
 	};
 	double *want = cuda_kit_room(k, blocks);
 
