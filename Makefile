@@ -3,6 +3,7 @@
 #   make quickstart     set up this machine, build, train on real text, show a sample
 #   make check          the same set-up, then every test; check-long: the tests that take longer;
 #                       check-thread: the tests with threads, under ThreadSanitizer
+#   make check-gpu | bench-gpu   on a machine with a GPU; `make gpu` makes a folder to carry to one
 #   make all | lint | bench | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
@@ -121,6 +122,7 @@ $(foreach m,$(MODULES),$(eval $(call module_rules,$m)))
 $(foreach p,$(PROGS),$(eval $(call prog_rules,$p)))
 $(foreach t,$(TESTS) $(TESTS_LONG) $(TEST_TOOLS),$(eval $(call test_rules,$t)))
 $(foreach b,$(BENCHES),$(eval $(call bench_rules,$b)))
+$(gpu_all)
 
 all: config
 config: $(PROGS:%=$(B)/bin/%)

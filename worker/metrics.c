@@ -378,6 +378,7 @@ static int report_summary(struct run *run, struct err *err)
 	json_u64(&j, "steps", run->state.step);
 	json_u64(&j, "resumed_from", run->resumed_from);
 	json_u64(&j, "params", run->arch->params);
+	json_double(&j, "flops_per_token", run->arch->flops_per_token);
 	json_u64(&j, "world", run->world);
 	json_u64(&j, "tokens", m->tokens);
 	json_double(&j, "tokens_per_s", train > 0 ? (double)m->tokens / train : 0);
