@@ -122,12 +122,17 @@ void trace_add(struct trace_lane *lane, const struct trace_event *event)
 
 	/* W1: pairs with R2 in lane_take: what it read before must be out before it is reused. */
 	if (head - atomic_load_explicit(&lane->tail, memory_order_acquire) > lane->mask) {
-		atomic_fetch_add_explicit(&lane->dropped, 1, memory_order_relaxed);
+		trace_drop(lane);
 		return;
 	}
 	lane->events[head & lane->mask] = *event;
 	/* W2: publishes the event, pairs with R1 in lane_take. */
 	atomic_store_explicit(&lane->head, head + 1, memory_order_release);
+}
+
+void trace_drop(struct trace_lane *lane)
+{
+	atomic_fetch_add_explicit(&lane->dropped, 1, memory_order_relaxed);
 }
 
 static uint64_t lane_used(const struct trace_lane *lane)

@@ -77,6 +77,9 @@ bool trace_recording(const struct trace_lane *lane);
 /* Puts an event into its lane, whether recording or not. */
 void trace_add(struct trace_lane *lane, const struct trace_event *event);
 
+/* What the writer could not even make an event of is counted among those dropped. */
+void trace_drop(struct trace_lane *lane);
+
 /* Is some lane half full, or fuller? */
 bool trace_pressing(const struct trace *trace);
 

@@ -28,6 +28,7 @@
 #include "kernels/cuda_internal.h"
 #include "kernels/internal.h"
 #include "kernels/linear_cuda.h"
+#include "kernels/trace_cuda.h"
 
 /* mma.sync on bf16 begins with Ampere. */
 #define CAPABILITY_MIN 8
@@ -251,6 +252,7 @@ static void cuda_free(struct device *device)
 		d->streams = s->next;
 		stream_free(s);
 	}
+	cuda_clock_free(device);
 	while ((e = d->events)) {
 		d->events = e->next;
 		(void)cudaEventDestroy(e->native);
@@ -384,6 +386,7 @@ static int cuda_stream_open(struct device *device, const char *name, struct devi
 /* Takes half-built ones. */
 static void stream_free(struct cuda_stream *s)
 {
+	cuda_marks_free(&s->front);
 	for (size_t i = 0; i < RUNS_MAX; i++) {
 		if (s->runs[i].begin)
 			(void)cudaEventDestroy(s->runs[i].begin);
@@ -580,9 +583,11 @@ static void cuda_stream_wait(struct device_stream *stream, struct device_event *
 {
 	struct cuda_stream *s = (struct cuda_stream *)stream;
 
-	if (run_end(s))
-		STREAM_CHECK(
-			s, cudaStreamWaitEvent(s->native, ((struct cuda_event *)event)->native, 0));
+	if (!run_end(s))
+		return;
+	cuda_mark_begin(stream, TRACE_WAIT, "another stream", 0);
+	STREAM_CHECK(s, cudaStreamWaitEvent(s->native, ((struct cuda_event *)event)->native, 0));
+	cuda_mark_end(stream);
 }
 
 /* An event belongs to no stream, so its failures name none. */
@@ -647,12 +652,14 @@ static void cuda_launch(struct device_stream *stream, enum device_op op, const v
 	(void)args_bytes; /* a launch copies what the kernel needs of them */
 	if (!work_begin(s, device_op_name(op)))
 		return;
+	cuda_mark_begin(stream, TRACE_BUSY, device_op_name(op), 0);
 	if (op <= OP_LINEAR_BACKWARD_WEIGHT) {
 		if (cuda_linear_enqueue(d->linear, op, args, s->native, &err) < 0)
 			library_fail(s, &err);
 	} else {
 		stream_check(s, ops[op](args, s->native), "its launch");
 	}
+	cuda_mark_end(stream);
 }
 
 static void cuda_copy(struct device_stream *stream, void *dst, const void *src, size_t bytes,
@@ -665,16 +672,22 @@ static void cuda_copy(struct device_stream *stream, void *dst, const void *src, 
 	};
 	struct cuda_stream *s = (struct cuda_stream *)stream;
 
-	if (bytes > 0 && work_begin(s, device_copy_name(direction)))
-		STREAM_CHECK(s, cudaMemcpyAsync(dst, src, bytes, kinds[direction], s->native));
+	if (bytes == 0 || !work_begin(s, device_copy_name(direction)))
+		return;
+	cuda_mark_begin(stream, TRACE_BUSY, device_copy_name(direction), bytes);
+	STREAM_CHECK(s, cudaMemcpyAsync(dst, src, bytes, kinds[direction], s->native));
+	cuda_mark_end(stream);
 }
 
 static void cuda_zero(struct device_stream *stream, void *dst, size_t bytes)
 {
 	struct cuda_stream *s = (struct cuda_stream *)stream;
 
-	if (bytes > 0 && work_begin(s, "zero"))
-		STREAM_CHECK(s, cudaMemsetAsync(dst, 0, bytes, s->native));
+	if (bytes == 0 || !work_begin(s, "zero"))
+		return;
+	cuda_mark_begin(stream, TRACE_BUSY, "zero", bytes);
+	STREAM_CHECK(s, cudaMemsetAsync(dst, 0, bytes, s->native));
+	cuda_mark_end(stream);
 }
 
 /* On one of CUDA's threads, in stream order. No CUDA call is allowed here. */
@@ -717,7 +730,16 @@ static void cuda_host(struct device_stream *stream, device_host_fn *fn, void *ar
 	if (!call || !work_begin(s, "host function"))
 		return;
 	*call = (struct host_call){s, fn, arg};
+	cuda_mark_begin(stream, TRACE_BUSY, "host function", 0);
 	STREAM_CHECK(s, cudaLaunchHostFunc(s->native, host_run, call));
+	cuda_mark_end(stream);
+}
+
+static int cuda_trace(struct device_stream *stream, struct err *err)
+{
+	int rc = make_current((struct cuda_device *)stream->device, err);
+
+	return rc ? rc : cuda_marks_open(stream, ((struct cuda_stream *)stream)->native, err);
 }
 
 const struct device_backend device_backend_cuda = {
@@ -738,4 +760,8 @@ const struct device_backend device_backend_cuda = {
 	.copy = cuda_copy,
 	.zero = cuda_zero,
 	.host = cuda_host,
+	.trace = cuda_trace,
+	.span_begin = cuda_marks_begin,
+	.span_end = cuda_marks_end,
+	.trace_collect = cuda_marks_collect,
 };

@@ -71,6 +71,7 @@ struct device {
 	uint64_t used_bytes;
 	atomic_bool failed; /* set after error is written, under lock */
 	struct err error;
+	void *tracer; /* the backend's, once one of its streams is traced */
 };
 
 struct device_stream {
@@ -80,6 +81,7 @@ struct device_stream {
 	uint32_t unit;                       /* of what is enqueued, for the trace */
 	const char *work_name;               /* of the next piece of work alone; NULL: its own */
 	uint64_t work_bytes;
+	void *tracer;   /* the backend's, once it is traced */
 	unsigned spans; /* begun and not ended, recorded or not */
 	bool span_recorded[DEVICE_SPANS_MAX];
 };
