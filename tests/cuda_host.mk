@@ -37,7 +37,8 @@ cuda_host_WORKER  := $(B)/cuda_host/dsworker
 cuda_host_rooms   := worker offload comm nvme kernels common
 cuda_host_objects := $(patsubst %,$(B)/%.o,$(basename $(cuda_host_BACKEND)))
 $(cuda_host_WORKER): $(B)/worker/dsworker.o $(cuda_host_objects) \
-    $(patsubst %,$(B)/lib/lib%.a,$(cuda_host_rooms)) | $(cuda_host_CUBLASLT)
+    $(patsubst %,$(B)/lib/lib%.a,$(cuda_host_rooms)) | $(cuda_host_CUBLASLT) \
+    $(B)/cuda_host/lib/libnccl.so.2
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(CC) $(c_flags) -o $@ $(filter %.o,$^) $(filter %.a,$^) \
 	    $(subst $$$$,$$,$(call cuda_host_LIBS)) $(foreach r,$(cuda_host_rooms),$($r_LIBS)) -lm -lpthread

@@ -2,8 +2,8 @@
 # Goal: `device: {type: cuda}` trains, with the losses of the cpu device, the same bits in every run
 # and with every placement, and says what is missing where there is no cuBLASLt.
 # Method: dsrun itself with a dsworker whose cuda device stands on the host shim of this directory.
-# fp32 is compared with the cpu device to 1e-4 for 20 steps, bf16 to 2e-2, a job that runs at once
-# with one that runs again, and each placement with the one that has everything on the device.
+# fp32 is compared with the cpu device to 1e-4 for 20 steps, bf16 to 2e-2, a job with the same job
+# once more, each placement with the one that has everything on the device, two ranks with one.
 set -u
 B=${B:-build}
 case $B in /*) ;; *) B=$PWD/$B ;; esac
@@ -33,7 +33,7 @@ train() {
 		zero:      {stage: $4, offload_param: $5, offload_optimizer: $6, offload_activations: $7}
 		nvme:      {paths: [$dir/swap], extent: 64KiB}
 		host:      {memory: 64MiB}
-		device:    {type: $2, memory: 64MiB}
+		device:    {type: $2, count: ${count:-1}, memory: 64MiB}
 		evaluate:  {batches: 1}
 		log:       {every: 1, file: $1.jsonl}
 		seed:      7
@@ -95,6 +95,13 @@ done <<-END
 	3 none {"cpu":0.4,"nvme":0.3} none
 	3 nvme {"cpu":0.4,"nvme":0.3} cpu
 END
+
+# Two ranks, through the host's own NCCL: the losses of one, and the same bits at every stage.
+if "$B/bin/dsrun" --version | grep -q '^collectives .*nccl'; then
+	count=2 train two cuda fp32 3 none none none 20 && close two cuda-fp32 1e-4
+	count=2 train two-0 cuda fp32 0 none none none 20 && like two-0 two
+	count=2 train two-nvme cuda fp32 3 nvme nvme nvme 20 && like two-nvme two
+fi
 
 # Without epilogues in the library: our own kernels, and other roundings of the same sums.
 DSRUN_SHIM_CUBLASLT=bare train bare cuda fp32 3 cpu cpu none 20 && close bare cpu-fp32 1e-4
