@@ -219,7 +219,7 @@ static uint64_t device_total(const struct plan_device *d)
 	       d->grad_bytes + d->norm_bytes + d->grad_buffers * d->grad_buffer_bytes +
 	       d->grad_shared_bytes + d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
 	       d->act_buffers * d->act_bytes + d->workspace_bytes + d->kept_blocks * d->kept_bytes +
-	       d->small_bytes;
+	       d->small_bytes + d->own_bytes;
 }
 
 /*
@@ -237,7 +237,7 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 	d->budget_bytes = c->device.memory;
 	device_resident(p);
 	device_buffers(p, arch);
-	d->small_bytes += device_own_bytes((enum device_type)c->device.type);
+	d->own_bytes = device_own_bytes((enum device_type)c->device.type);
 	d->gather_slots = d->gather_slot_bytes ? 1 : 0;
 	d->grad_buffers = d->grad_buffer_bytes ? 1 : 0;
 	d->part_buffers = 1;

@@ -69,7 +69,8 @@ struct plan_device {
 	uint64_t act_buffers, act_bytes;          /* checkpointed activations */
 	uint64_t workspace_bytes;
 	uint64_t kept_blocks, kept_bytes; /* blocks that need no recomputation */
-	uint64_t small_bytes;             /* token ids, losses, norms, device_own_bytes */
+	uint64_t small_bytes;             /* token ids, losses, norms */
+	uint64_t own_bytes;               /* device_own_bytes */
 	uint64_t total_bytes, budget_bytes;
 	uint64_t least_bytes; /* total with every count at its minimum */
 };

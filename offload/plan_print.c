@@ -148,6 +148,7 @@ static void print_device(const struct plan *p, FILE *out)
 	line(out, "workspace", d->workspace_bytes);
 	line_of(out, "blocks that are not recomputed", d->kept_blocks, d->kept_bytes);
 	line(out, "token ids, losses, exchanges", d->small_bytes);
+	line(out, "the device's own, for products", d->own_bytes);
 	line_total(out, "total", d->total_bytes, d->budget_bytes);
 }
 
@@ -256,6 +257,7 @@ static void json_device(const struct plan_device *d, struct json *j)
 	json_u64(j, "kept_blocks", d->kept_blocks);
 	json_u64(j, "kept_bytes", d->kept_bytes);
 	json_u64(j, "small_bytes", d->small_bytes);
+	json_u64(j, "own_bytes", d->own_bytes);
 	json_object_end(j);
 }
 

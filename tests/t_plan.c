@@ -102,7 +102,7 @@ static void check_device(const struct plan *p)
 				  d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
 				  d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
 				  d->act_buffers * d->act_bytes + d->workspace_bytes +
-				  d->kept_blocks * d->kept_bytes + d->small_bytes);
+				  d->kept_blocks * d->kept_bytes + d->small_bytes + d->own_bytes);
 	ck_assert_uint_le(d->total_bytes, d->budget_bytes);
 	ck_assert((d->gather_slots == 0) == (p->stage < 3 && p->place_param == PLACE_NONE));
 	ck_assert((d->part_cast_bytes > 0) == (p->grad_type == DTYPE_BF16));
@@ -285,9 +285,9 @@ START_TEST(memory_of_gpus_is_not_the_hosts)
 	place(&bed, 3, PLACE_CPU, PLACE_CPU, PLACE_NONE);
 	bed.config.device.type = DEVICE_CUDA;
 	p = plan_of(&bed, 2);
-	ck_assert_uint_eq(p->host_peak_bytes,
-			  2 * (p->host.total_bytes + p->base_worker_bytes) + p->base_daemon_bytes +
-				  p->base_launcher_bytes + 4096);
+	ck_assert_uint_eq(p->host_peak_bytes, 2 * (p->host.total_bytes + p->base_worker_bytes) +
+						      p->base_daemon_bytes +
+						      p->base_launcher_bytes + 4096);
 	plan_free(p);
 	bed_close(&bed);
 }
