@@ -16,6 +16,7 @@ RECORD_WRAP := device_alloc device_event_record device_stream_wait device_stream
     engine_exchange engine_export engine_import_end engine_phase_begin engine_phase_end \
     engine_step_end free
 TESTS                += t_record t_engine_order
+TESTS_THREAD         += t_record
 t_record_SRCS        := $(RECORD_SRCS)
 t_record_WRAP        := $(RECORD_WRAP)
 t_record_USES        := offload comm nvme kernels common
