@@ -65,6 +65,7 @@ t_cuda_trace_USES := kernels common
 t_cuda_trace_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
 $(B)/tests/t_cuda_trace.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 $(B)/tests/t_cuda_trace: | $(cuda_host_CUBLASLT)
+
 t_cuda_shim_SRCS := $(cuda_host_SRCS) cuda_host/tests/cuda_host/shim_kernels.cu
 $(B)/tests/t_cuda_shim.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
 

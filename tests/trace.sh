@@ -85,6 +85,14 @@ run none 0 --quiet --trace none.json --trace-steps 20
 "$python" "$here/tests/trace_check.py" none.json none.sum 2 3 2 3 none || fail "none.json is wrong"
 [ -s none.out ] && fail "--quiet prints: $(cat none.out)"
 
+# The cuda device, which has a clock of its own; on the host shim, in a world of one.
+if [ -x "$B/cuda_host/dsworker" ] && ! "$B/bin/dsrun" --version | grep -q '^left out .*cuda'; then
+	config cuda nvme 4
+	sed -i 's/^device: .*/device: {type: cuda, count: 1, memory: 64MiB}/' cuda.yaml
+	DSRUN_WORKER=$B/cuda_host/dsworker run cuda 0 --trace cuda.json
+	"$python" "$here/tests/trace_check.py" cuda.json cuda.sum 1 4 4 3 "$dir/swap" || fail "cuda.json is wrong"
+fi
+
 # Some steps only, of a run that goes on behind them; and steps that never come.
 config some cpu 8
 run some 0 --trace some.json --trace-steps 3-4
