@@ -91,18 +91,25 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 	return train_config_parse("order", text, (size_t)len, &j->config, &j->doc, err);
 }
 
-/* Plans, and again with the least memory that would do. */
+/* Plans, and again with the least memory that would do, as long as that is refused by nobody. */
 static int plan_tight(struct order_job *j, struct err *err)
 {
 	int rc = plan_make(&j->config, j->doc, j->arch, j->setup->world, &j->plan, err);
 
 	for (int i = 0; i < 2 && rc == 0; i++) {
+		struct train_config loose = j->config;
+		struct plan *tight;
+
 		if (j->setup->tight_device)
 			j->config.device.memory = j->plan->device.least_bytes;
 		if (j->setup->tight_host && j->plan->needs_daemon)
 			j->config.host.memory = j->plan->host.least_bytes * j->setup->world;
-		j->plan = plan_free(j->plan);
-		rc = plan_make(&j->config, j->doc, j->arch, j->setup->world, &j->plan, err);
+		if (plan_make(&j->config, j->doc, j->arch, j->setup->world, &tight, err) < 0) {
+			j->config = loose;
+			return err->code == ERR_CONFIG ? 0 : err->code;
+		}
+		plan_free(j->plan);
+		j->plan = tight;
 	}
 	return rc;
 }
