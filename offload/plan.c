@@ -463,7 +463,7 @@ static int host_plan(struct plan *p, const struct train_config *c)
 {
 	struct plan_host *h = &p->host;
 	struct knob further = {&h->fetch_slots, .wanted = c->zero.prefetch + 1};
-	uint64_t total;
+	uint64_t total, whole;
 	bool complete;
 
 	p->host_budget_bytes = c->host.memory;
@@ -474,9 +474,15 @@ static int host_plan(struct plan *p, const struct train_config *c)
 	host_params(p);
 	host_least(p, false);
 	complete = host_pipeline(p, &total);
+	whole = h->least_bytes;
 	if (p->grad_kept && c->nvme.paths.count &&
-	    (state_in_swap(p) || params_in_swap(p) ? !complete : h->least_bytes > h->budget_bytes))
+	    (state_in_swap(p) || params_in_swap(p) ? !complete : whole > h->budget_bytes))
 		host_spill(p);
+	/* Chunk buffers for gradients on disk may take more than all gradients do in memory. */
+	if (h->least_bytes > h->budget_bytes && whole < h->least_bytes) {
+		host_least(p, false);
+		host_pipeline(p, &total);
+	}
 	if (h->least_bytes > h->budget_bytes)
 		return -ENOSPC;
 	further.bytes = h->fetch_slot_bytes;

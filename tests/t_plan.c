@@ -242,6 +242,25 @@ static const double splits[][PLACE_COUNT] = {
 	{0, 0.5, 0.5}, {0.2, 0.5, 0.3}, {0.1, 0.3, 0.6}, {0.34, 0.33, 0.33},
 };
 
+/* What a plan calls the least of the host's memory is enough for a plan, whatever the chunks. */
+static void check_least(struct bed *bed, unsigned world)
+{
+	const uint64_t memory = bed->config.host.memory, extent = bed->config.nvme.extent;
+
+	for (bed->config.nvme.extent = 64 << 10; bed->config.nvme.extent <= 4 * MiB;
+	     bed->config.nvme.extent *= 4) {
+		struct plan *p = plan_of(bed, world);
+
+		if (p->needs_daemon) {
+			bed->config.host.memory = p->host.least_bytes * world;
+			plan_free(plan_of(bed, world));
+			bed->config.host.memory = memory;
+		}
+		plan_free(p);
+	}
+	bed->config.nvme.extent = extent;
+}
+
 #define SPLITS ((int)(sizeof(splits) / sizeof(splits[0])))
 
 START_TEST(every_placement_is_consistent)
@@ -270,6 +289,7 @@ START_TEST(every_placement_is_consistent)
 		check_shares(p, &bed.config);
 		check_rest(p, &bed.config);
 		plan_free(p);
+		check_least(&bed, worlds[n / 4 % 4]);
 	}
 	bed_close(&bed);
 }
