@@ -89,3 +89,13 @@ t_cuda_ops_SRCS := tests/cuda_kit.c $(cuda_host_SRCS) $(cuda_host_KERNELS)
 t_cuda_vector_USES := kernels common
 t_cuda_vector_SRCS := $(t_cuda_ops_SRCS)
 $(addprefix $(B)/tests/,cuda_kit.o t_cuda_ops.o t_cuda_vector.o): ROOM_CFLAGS := $(cuda_host_INCLUDE)
+
+# The scripts that prove dsrun on a GPU (tests/gpu/), tried out on the shim.
+TEST_TOOLS += gpu_probe
+gpu_probe_NOCHECK := 1
+gpu_probe_SRCS := $(cuda_host_BACKEND)
+gpu_probe_USES := kernels common
+gpu_probe_LIBS  = $(call cuda_host_LIBS,../cuda_host/)
+$(B)/tests/gpu_probe.o: ROOM_CFLAGS := $(cuda_host_INCLUDE)
+$(B)/tests/gpu_probe: | $(cuda_host_CUBLASLT)
+TEST_SCRIPTS += tests/cuda_host/gpu_scripts.sh

@@ -1,9 +1,8 @@
 # What needs a GPU: `make gpu` makes $(B)/gpu, a folder that runs by itself on a machine that has one
 # (tests/gpu/bundle.sh); `make check-gpu` and `make bench-gpu` make it and run it here. The tests of
-# kernels are those that also run on the host (tests/cuda_host.mk), linked with CUDA itself.
-gpu_tests = gpu_probe $(filter-out t_cuda_shim,$(filter t_cuda_%,$(TESTS)))
-gpu_probe_MAIN := tests/gpu/gpu_probe.c
-gpu_srcs  = $(or $($(1)_MAIN),tests/$(1).c) $(filter tests/%.c,$($(1)_SRCS)) \
+# kernels and products are those that also run on the host (tests/cuda_host.mk), linked with CUDA itself.
+gpu_tests = gpu_probe t_linear_cuda $(filter-out t_cuda_shim t_cuda_trace,$(filter t_cuda_%,$(TESTS)))
+gpu_srcs  = tests/$(1).c $(filter tests/%.c,$($(1)_SRCS)) \
     $(patsubst cuda_host/%,%,$(filter cuda_host/tests/%.cu,$($(1)_SRCS)))
 gpu_objs  = $(patsubst %,$(B)/gpu_obj/%.o,$(basename $(call gpu_srcs,$(1))))
 gpu_uses := kernels_cuda kernels common

@@ -3,8 +3,9 @@
  * bits however often and in whatever order they are asked for.
  *
  * Method: linear_cuda.c and its kernels on the host shim, with the host's own cuBLASLt, which is
- * told to offer all epilogues, the bias alone, or none. Shapes are odd ones, operands lie at odd
- * places; outputs are poisoned and compared with doubles.
+ * told to offer all epilogues, the bias alone, or none; or on a GPU, where cuBLASLt offers what it
+ * has. Shapes are odd ones, operands lie at odd places; outputs are poisoned and compared with
+ * doubles.
  */
 #include <check.h>
 #include <math.h>
@@ -16,7 +17,6 @@
 #include "kernels/device.h"
 #include "kernels/linear.h"
 #include "kernels/reference.h"
-#include "tests/cuda_host/shim.h"
 
 #define MEMORY_BYTES ((uint64_t)64 << 20)
 #define PLANS_MAX    256u /* as linear_cuda.c has it */
@@ -62,25 +62,48 @@ static void sync_device(void)
 	ck_assert_msg(device_stream_sync(stream, &err) == 0, "%s", err.text);
 }
 
-/* `count` elements from `shift` on, uniform in [-1, 1), or poison. The shim's is host memory. */
+/* `bytes` of the device's memory become those of `host`, or poison. */
+static void upload(void *p, const void *host, size_t bytes)
+{
+	uint8_t *copy = malloc(bytes);
+
+	ck_assert_ptr_nonnull(copy);
+	if (host)
+		memcpy(copy, host, bytes);
+	else
+		memset(copy, 0xff, bytes);
+	device_copy(stream, p, copy, bytes, DEVICE_COPY_IN);
+	sync_device();
+	free(copy);
+}
+
+static void download(void *host, const void *p, size_t bytes)
+{
+	device_copy(stream, host, p, bytes, DEVICE_COPY_OUT);
+	sync_device();
+}
+
+/* Device memory of `count` elements from `shift` on, uniform in [-1, 1), or poison. */
 static void *tensor(enum dtype type, size_t count, size_t shift, bool filled)
 {
-	size_t bytes = (count + shift) * dtype_bytes(type);
-	uint8_t *p = device_alloc(device, bytes, "a tensor", &err);
+	size_t bytes = count * dtype_bytes(type), skip = shift * dtype_bytes(type);
+	uint8_t *p = device_alloc(device, bytes + skip, "a tensor", &err);
+	float *values = malloc(count * sizeof(*values));
+	uint16_t *halves = malloc(count * sizeof(*halves));
 
 	ck_assert_msg(p != NULL, "%s", err.text);
-	memset(p, 0xff, bytes);
-	p += shift * dtype_bytes(type);
-	for (size_t i = 0; filled && i < count; i++) {
-		float value = (float)(2 * rng_uniform(1, drawn, i) - 1);
-
-		if (type == DTYPE_F32)
-			((float *)p)[i] = value;
-		else
-			((uint16_t *)p)[i] = bf16_from_float(value);
+	ck_assert(values && halves);
+	upload(p, NULL, bytes + skip);
+	for (size_t i = 0; i < count; i++) {
+		values[i] = (float)(2 * rng_uniform(1, drawn, i) - 1);
+		halves[i] = bf16_from_float(values[i]);
 	}
+	if (filled)
+		upload(p + skip, type == DTYPE_F32 ? (void *)values : (void *)halves, bytes);
+	free(values);
+	free(halves);
 	drawn++;
-	return p;
+	return p + skip;
 }
 
 static double element(const void *p, enum dtype type, size_t i)
@@ -93,11 +116,15 @@ static double element(const void *p, enum dtype type, size_t i)
 static double *doubles(const void *p, enum dtype type, size_t rows, size_t cols, size_t row)
 {
 	double *copy = malloc(rows * cols * sizeof(*copy));
+	size_t bytes = ((rows - 1) * row + cols) * dtype_bytes(type);
+	void *host = malloc(bytes);
 
-	ck_assert_ptr_nonnull(copy);
+	ck_assert(copy && host);
+	download(host, p, bytes);
 	for (size_t i = 0; i < rows; i++)
 		for (size_t j = 0; j < cols; j++)
-			copy[i * cols + j] = element(p, type, i * row + j);
+			copy[i * cols + j] = element(host, type, i * row + j);
+	free(host);
 	return copy;
 }
 
@@ -119,9 +146,13 @@ static void near(const char *what, const struct shape *s, const double *got, con
 
 static void poisoned_between(const struct shape *s, const void *y, enum dtype type)
 {
+	const size_t row = s->out + s->y_gap;
+	double *all = doubles(y, type, 1, (s->rows - 1) * row + s->out, 0);
+
 	for (size_t i = 0; i + 1 < s->rows; i++)
-		for (size_t j = s->out; j < s->out + s->y_gap; j++)
-			ck_assert(isnan(element(y, type, i * (s->out + s->y_gap) + j)));
+		for (size_t j = s->out; j < row; j++)
+			ck_assert(isnan(all[i * row + j]));
+	free(all);
 }
 
 struct operands {
@@ -276,7 +307,7 @@ START_TEST(a_forgotten_plan_is_made_again)
 {
 	enum { IN = 16, OUT = 8, ROWS = PLANS_MAX + 50 };
 	struct linear l = {.in = IN, .out = OUT, .w_type = DTYPE_BF16, .act = DTYPE_BF16};
-	static uint16_t first[ROWS * OUT];
+	static uint16_t first[ROWS * OUT], again[ROWS * OUT];
 
 	open_device("all");
 	l.w = tensor(DTYPE_BF16, IN * OUT, 0, true);
@@ -286,11 +317,11 @@ START_TEST(a_forgotten_plan_is_made_again)
 	l.rows = ROWS;
 	linear_forward(stream, &l);
 	sync_device();
-	memcpy(first, l.y, sizeof(first));
+	download(first, l.y, sizeof(first));
 	for (int round = 0; round < 2; round++)
 		for (l.rows = 1; l.rows <= ROWS; l.rows++)
 			linear_forward(stream, &l);
-	memset(l.y, 0xff, sizeof(first));
+	upload(l.y, NULL, sizeof(first));
 	l.rows = ROWS;
 	linear_forward(stream, &l);
 	l.rows = 0;
@@ -298,10 +329,21 @@ START_TEST(a_forgotten_plan_is_made_again)
 	linear_backward_input(stream, &l);
 	linear_backward_weight(stream, &l);
 	sync_device();
-	ck_assert_mem_eq(first, l.y, sizeof(first));
+	download(again, l.y, sizeof(again));
+	ck_assert_mem_eq(first, again, sizeof(first));
 	device = device_free(device);
 }
 END_TEST
+
+/* What is expected of y includes the residual. */
+static void residual_to(struct operands *o, size_t count)
+{
+	double *add = doubles(o->l.add, DTYPE_F32, 1, count, 0);
+
+	for (size_t i = 0; i < count; i++)
+		o->ref.y[i] += add[i];
+	free(add);
+}
 
 /* Two streams use the one workspace, none waiting for the other by itself. */
 START_TEST(streams_share_the_workspace)
@@ -319,10 +361,8 @@ START_TEST(streams_share_the_workspace)
 	b.l.add = tensor(DTYPE_F32, N * N, 0, true);
 	a.l.y = tensor(DTYPE_F32, N * N, 0, false);
 	b.l.y = tensor(DTYPE_F32, N * N, 0, false);
-	for (size_t i = 0; i < (size_t)N * N; i++) {
-		a.ref.y[i] += (double)a.l.add[i];
-		b.ref.y[i] += (double)b.l.add[i];
-	}
+	residual_to(&a, N * N);
+	residual_to(&b, N * N);
 	/* A bias that is widened lies in the workspace between two pieces of work. */
 	for (int i = 0; i < ROUNDS; i++) {
 		linear_forward(stream, &a.l);

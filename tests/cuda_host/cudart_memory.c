@@ -249,6 +249,32 @@ cudaError_t cudaHostUnregister(void *base)
 	return error;
 }
 
+/* Pinned memory of the runtime's own making is memory that is registered. */
+cudaError_t cudaMallocHost(void **ret, size_t bytes)
+{
+	void *p = NULL;
+	cudaError_t error;
+
+	if (posix_memalign(&p, PAGE, bytes) != 0)
+		return shim_last_error_set(cudaErrorMemoryAllocation);
+	error = cudaHostRegister(p, bytes, cudaHostRegisterDefault);
+	if (error != cudaSuccess) {
+		free(p);
+		return error;
+	}
+	*ret = p;
+	return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+	cudaError_t error = cudaHostUnregister(p);
+
+	if (error == cudaSuccess)
+		free(p);
+	return error;
+}
+
 size_t shim_registered(void)
 {
 	size_t count = 0;

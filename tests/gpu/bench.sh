@@ -16,9 +16,10 @@ host_mib=$(awk '/MemAvailable/ { print int($2 / 1024 * 0.8) }' /proc/meminfo)
 disk_mib=$(df --output=avail -m "$work" | tail -n 1)
 model='layers: 24, hidden: 2048, heads: 16, vocab: 50304, context: 1024'
 sequence=1024 micro=8 steps=8 precision=bf16
+host=${host_mib}MiB device="type: cuda, memory: ${memory}MiB"
 global_many=256
-[ -z "$small" ] || model='layers: 2, hidden: 64, heads: 2, vocab: 300, context: 64'
-[ -z "$small" ] || sequence=64 micro=2 global_many=8 memory=1024
+[ -z "$small" ] || model='layers: 2, hidden: 32, heads: 2, vocab: 256, context: 32'
+[ -z "$small" ] || sequence=16 micro=1 global_many=4
 
 # goal NAME VALUE OVER TEXT: a row with the value, and whether it reaches the goal.
 goal() {
@@ -31,7 +32,7 @@ goal() {
 
 peak=
 peak_rate() {
-	limit 60 "$root/tests/gpu_probe" product > "$work/product.json" 2> "$work/product.log" ||
+	limit 60 "$root/tests/gpu_probe" product ${small:+64} > "$work/product.json" 2> "$work/product.log" ||
 		{ row 'a large product' FAILED "$(cat "$work/product.log")"; return; }
 	peak=$(field "$work/product.json" tflops)
 	row 'a large product' ok "$peak TFLOP/s in bf16" "\"tflops\":$peak"
@@ -41,8 +42,8 @@ peak_rate() {
 utilisation() { calc "$(rate "$1") * $(field "$work/$1.json" flops_per_token) / ($peak * 1e12)"; }
 
 utilisations() {
-	local gib=$((memory / 1024)) mfu many host
-	host=$((host_mib))MiB device="type: cuda, memory: ${memory}MiB" zero='stage: 0' global=$((micro * 2))
+	local gib=$((memory / 1024)) mfu many
+	zero='stage: 0' global=$((micro * 2))
 	config device
 	job device 120 || { row 'all on the device' FAILED "$(why device)"; return; }
 	mfu=$(utilisation device)
@@ -97,9 +98,9 @@ hidden_fraction() {
 largest() {
 	local low=1 high=512 mid seconds=$(($(left) - 20))
 	local wide='hidden: 4096, heads: 32, vocab: 50304, context: 1024'
-	[ -z "$small" ] || wide='hidden: 64, heads: 2, vocab: 300, context: 64' high=8
+	[ -z "$small" ] || wide='hidden: 32, heads: 2, vocab: 256, context: 32' high=8
 	[ $seconds -gt 30 ] || { row 'the largest model' skipped 'no time is left'; return; }
-	sequence=$([ -z "$small" ] && echo 1024 || echo 64) micro=1 global=1 steps=1
+	micro=1 global=1 steps=1
 	# The state of 1 M parameters takes 16 MiB, half of them made in a second: what time allows.
 	zero='stage: 3, offload_param: cpu, offload_optimizer: {cpu: 0.6, nvme: 0.2}'
 	[ "$disk_mib" -gt 8192 ] || zero='stage: 3, offload_param: cpu, offload_optimizer: cpu'
@@ -110,7 +111,8 @@ largest() {
 	done
 	model="layers: $low, $wide"
 	config largest
-	"$bin/dsrun" --plan --json "$work/largest.yaml" > "$work/plan.json" || return
+	"$bin/dsrun" --plan --json "$work/largest.yaml" > "$work/plan.json" 2> "$work/largest.log" ||
+		{ row 'the largest model' FAILED "$(why largest)"; return; }
 	if limit $seconds "$root/tests/peak_memory" "$work/peak" "$bin/dsrun" --daemon private \
 		--summary "$work/largest.json" "$work/largest.yaml" > "$work/largest.log" 2>&1; then
 		row 'the largest model' ok "$(field "$work/plan.json" params) parameters took a step; host memory $(cat "$work/peak") bytes, planned $(field "$work/plan.json" host_peak_bytes)" \

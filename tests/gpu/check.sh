@@ -11,15 +11,16 @@ json=${1:-gpu-check.json}
 small=${DSRUN_GPU_SMALL:-}
 gpt2='layers: 12, hidden: 768, heads: 12, vocab: 50257, context: 1024'
 tiny='layers: 4, hidden: 256, heads: 4, vocab: 1000, context: 128'
-[ -z "$small" ] || gpt2='layers: 2, hidden: 64, heads: 2, vocab: 300, context: 64'
-[ -z "$small" ] || tiny='layers: 2, hidden: 32, heads: 2, vocab: 256, context: 32'
-gpt2_sequence=256 tiny_sequence=128
-[ -z "$small" ] || gpt2_sequence=64 tiny_sequence=32
+gpt2_sequence=256 tiny_sequence=128 stages='0 1 2 3'
+if [ -n "$small" ]; then
+	gpt2='layers: 1, hidden: 32, heads: 2, vocab: 256, context: 32' gpt2_sequence=16
+	tiny='layers: 1, hidden: 16, heads: 2, vocab: 256, context: 32' tiny_sequence=8 stages='0 3'
+fi
 steps_24=20
 
 kernels() {
 	local test log
-	for test in "$root"/tests/t_cuda_*; do
+	for test in "$root"/tests/t_*; do
 		[ -x "$test" ] || continue
 		log=$work/$(basename "$test").log
 		limit 120 "$test" > "$log" 2>&1
@@ -80,7 +81,7 @@ placements() {
 	config all-on-device
 	job all-on-device 60 --export "$work/all-on-device.safetensors" ||
 		{ row 'every placement' FAILED "$(why all-on-device)"; return; }
-	for stage in 0 1 2 3; do
+	for stage in $stages; do
 		for place in 'none cpu none' 'none nvme none' 'cpu cpu cpu' 'nvme nvme nvme' 'nvme cpu none' \
 			'cpu nvme cpu' 'none {cpu:_0.5,_nvme:_0.3} nvme'; do
 			set -- $place
@@ -125,7 +126,7 @@ sanitizers() {
 	command -v compute-sanitizer > /dev/null ||
 		{ row compute-sanitizer skipped 'not found on this machine'; return; }
 	for tool in memcheck racecheck; do
-		for test in "$root"/tests/t_cuda_*; do
+		for test in "$root"/tests/t_*; do
 			[ -x "$test" ] || continue
 			log=$work/$tool.log
 			CK_FORK=no CK_DEFAULT_TIMEOUT=600 limit 100 \
@@ -140,7 +141,7 @@ sanitizers() {
 }
 
 bandwidth() {
-	limit 60 "$root/tests/gpu_probe" copies > "$work/copies.json" 2> "$work/copies.log" ||
+	limit 60 "$root/tests/gpu_probe" copies ${small:+4} > "$work/copies.json" 2> "$work/copies.log" ||
 		{ row 'copies from the arena' FAILED "$(cat "$work/copies.log")"; return; }
 	local in out detail
 	in=$(field "$work/copies.json" ratio_in) out=$(field "$work/copies.json" ratio_out)
