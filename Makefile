@@ -44,11 +44,13 @@ c_flags   = -std=gnu11 -D_GNU_SOURCE -I. $(warn) -fPIC -ffp-contract=off -fno-ma
             $(ROOM_CFLAGS) $(CFLAGS) $(ISA_CFLAGS)
 # CUDA's headers, for sources in C; the test shim has its own, for where there are none.
 cuda_include := -isystem $(if $(NVCC),$(CUDA_HOME)/include,tests/cuda_host/include)
+# A fifth of the size, where nvcc knows it.
+nvcc_small := $(if $(NVCC),$(shell $(NVCC) --help | grep -q -- '(-compress-mode)' && echo -compress-mode=size))
 # SASS for A100 and H100, PTX for what comes later. -fmad=false: as -ffp-contract=off above.
 # -fno-threadsafe-statics: what nvcc makes of a launch needs no C++ library then.
 nvcc_flags = -std=c++17 -O3 -I. -fmad=false -gencode arch=compute_80,code=sm_80 \
             -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
-            -lineinfo -Werror all-warnings --threads 2 \
+            -lineinfo $(nvcc_small) -Werror all-warnings --threads 2 \
             -Xcompiler -fPIC,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti,-ffp-contract=off \
             -Xcompiler -fno-threadsafe-statics
 

@@ -6,8 +6,8 @@
  * memfd, mapped and registered with the device), beside plain cudaMemcpyAsync from memory that
  * CUDA pinned itself. The two alternate; figures are medians.
  *
- * product: TFLOP/s of a bf16 product of SIDE x SIDE x SIDE through linear_forward, on random values:
- * what utilisations are measured against.
+ * product: TFLOP/s of a bf16 product of SIDE x SIDE x SIDE through linear_forward, on random
+ * values: what utilisations are measured against.
  */
 #include <cuda_runtime_api.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #
 #	FOLDER/gpu/check.sh, FOLDER/gpu/bench.sh
 #
-# The C library and CUDA's libraries stay out: they belong to the machine.
+# and FOLDER.tar.gz of it, for the way. The C library and CUDA's libraries stay out: they belong to the machine.
 set -eu
 B=${B:-build}
 out=$1
@@ -42,4 +42,5 @@ if [ -n "$blas" ]; then
 	copy_libraries "$blas"
 fi
 strip --strip-debug "$out"/bin/* "$out"/tests/* "$out"/lib/* 2>/dev/null || true
-echo "$out: $(du -sm "$out" | cut -f1) MiB"
+tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
+echo "$out: $(du -sm "$out" | cut -f1) MiB; $out.tar.gz: $(du -m "$out.tar.gz" | cut -f1) MiB"
