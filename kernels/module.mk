@@ -9,9 +9,6 @@ $(B)/kernels/simd_scalar.o: ISA_CFLAGS := \
     $(if $(findstring address,$(SAN)),-fno-sanitize-address-use-after-scope)
 $(B)/kernels/%_avx2.o: ISA_CFLAGS := -mavx2 -mfma -mf16c
 $(B)/kernels/%_avx512.o: ISA_CFLAGS := -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma
-# Sixteen lanes in plain C under sanitizers: line numbers are enough, since gcc takes three times as
-# long to work out where every variable of every lane lies.
-$(B)/kernels/simd_scalar.o: ISA_CFLAGS := $(if $(SAN),-g1)
 # The answer to NVCC= may differ from the build before.
 $(B)/kernels/device.o: $(call remember,nvcc,$(if $(NVCC),yes,no))
 
