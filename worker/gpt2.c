@@ -19,7 +19,6 @@
 
 #include <assert.h>
 
-#include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
