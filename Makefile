@@ -4,7 +4,7 @@
 #   make check          the same set-up, then every test; check-long: the tests that take longer;
 #                       check-thread: the tests with threads, under ThreadSanitizer
 #   make check-gpu | bench-gpu   on a machine with a GPU; `make gpu` makes a folder to carry to one
-#   make all | lint | bench | install | uninstall | clean | format | deps
+#   make all | lint | bench | bench-NAME (adam, nvme, train, ...) | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
 DSRUN_VERSION := 0.1.0
@@ -180,6 +180,12 @@ bench: deps
 	$(Q)$(submake) bench-run
 bench-run: all benches
 	$(Q)B=$(B) bench/run.sh
+# One table: bench-adam runs bench/adam.sh.
+bench_names := $(filter-out gpu run,$(patsubst bench/%.sh,%,$(wildcard bench/*.sh)))
+$(bench_names:%=bench-%): bench-%: deps
+	$(Q)$(submake) bench-run-$*
+$(bench_names:%=bench-run-%): bench-run-%: all benches
+	$(Q)B=$(B) bench/run.sh $*
 
 include etc/install.mk
 
@@ -188,6 +194,6 @@ format:
 clean:
 	rm -rf $(B)
 .PHONY: all config deps deps-build deps-check check-thread check-thread-run quickstart check check-run check-long check-long-run tests benches lint check-layers \
-	check-headers check-isa check-owners check-includes check-man check-shell check-text bench bench-run format clean
+	check-headers check-isa check-owners check-includes check-man check-shell check-text bench bench-run $(bench_names:%=bench-%) $(bench_names:%=bench-run-%) format clean
 .SECONDARY:
 -include $(shell find $(B) -path '$(B)/san-*' -prune -o -name '*.d' -print 2>/dev/null)
