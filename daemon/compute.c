@@ -44,8 +44,8 @@ static struct chunk chunk_of(const struct task *t)
 
 	c.count = (size_t)unit_chunk_elems(p, u, t->chunk);
 	if (u->home[PART_PARAM] == PROTOCOL_HOME_MEMORY)
-		c.param =
-			s->arena + u->wire.param_offset + c.first * p->part_elem_bytes[PART_PARAM];
+		c.param = s->arena + u->wire.param_offset +
+			  session_part_bytes(p, PART_PARAM, c.first);
 	else if (t->buffer)
 		c.param = t->buffer + p->buffer_offset[PART_PARAM];
 	if (u->home[PART_STATE] == PROTOCOL_HOME_MEMORY)
@@ -53,7 +53,7 @@ static struct chunk chunk_of(const struct task *t)
 	else if (t->buffer)
 		state_of(&c, t->buffer + p->buffer_offset[PART_STATE], c.count, 0);
 	if (u->home[PART_GRAD] == PROTOCOL_HOME_MEMORY)
-		c.grad = s->own + u->grad_offset + c.first * p->part_elem_bytes[PART_GRAD];
+		c.grad = s->own + u->grad_offset + session_part_bytes(p, PART_GRAD, c.first);
 	else if (u->home[PART_GRAD] == PROTOCOL_HOME_SWAP && t->buffer)
 		c.grad = t->buffer + p->buffer_offset[PART_GRAD];
 	return c;

@@ -64,17 +64,17 @@ static uint8_t swapped(const struct unit_plan *u, unsigned parts)
 static int fetch_plan(const struct session *s, struct op *op, struct err *err)
 {
 	const struct unit_plan *u = op->unit;
-	uint64_t elem_bytes = s->plan->part_elem_bytes[PART_PARAM];
+	uint64_t bytes = session_part_bytes(s->plan, PART_PARAM, u->wire.elems);
 
 	if (u->home[PART_PARAM] == PROTOCOL_HOME_MEMORY) {
 		op->sub.offset = u->wire.param_offset;
 		return 0; /* no chunk to move: its turn is all that it waits for */
 	}
-	if (!inside(s, op->sub.offset, u->wire.elems * elem_bytes))
-		return bad_place(op, err, u->wire.elems * elem_bytes);
+	if (!inside(s, op->sub.offset, bytes))
+		return bad_place(op, err, bytes);
 	op->reads = PART_BIT(PART_PARAM);
 	op->object = u->object[PART_PARAM];
-	op->stride_bytes = s->plan->open.chunk_elems * elem_bytes;
+	op->stride_bytes = session_part_bytes(s->plan, PART_PARAM, s->plan->open.chunk_elems);
 	op->count = u->chunk_count;
 	return 0;
 }

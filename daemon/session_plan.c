@@ -83,6 +83,24 @@ uint64_t unit_chunk_elems(const struct session_plan *p, const struct unit_plan *
 	return left < p->open.chunk_elems ? left : p->open.chunk_elems;
 }
 
+static uint64_t state_bytes(const struct session_plan *p, uint64_t elems)
+{
+	return elems * (2 * sizeof(float) + (p->param_type == DTYPE_BF16 ? sizeof(int16_t) : 0));
+}
+
+uint64_t session_part_bytes(const struct session_plan *p, enum part part, uint64_t elems)
+{
+	uint64_t bytes = 0;
+
+	if (part == PART_PARAM)
+		bytes = elems * dtype_bytes(p->param_type);
+	else if (part == PART_GRAD)
+		bytes = elems * dtype_bytes(p->kept_type);
+	else
+		bytes = state_bytes(p, elems);
+	return (bytes + PROTOCOL_ALIGN_BYTES - 1) / PROTOCOL_ALIGN_BYTES * PROTOCOL_ALIGN_BYTES;
+}
+
 static bool aligned(uint64_t value, uint64_t to)
 {
 	return value % to == 0;
@@ -170,15 +188,9 @@ static int open_check(const struct session_plan *p, struct err *err)
 
 static void types_set(struct session_plan *p)
 {
-	bool split;
-
 	p->param_type = p->open.param_type;
 	p->grad_type = p->open.grad_type;
 	p->kept_type = p->open.accumulate ? DTYPE_F32 : p->grad_type;
-	split = p->param_type == DTYPE_BF16;
-	p->part_elem_bytes[PART_PARAM] = (uint32_t)dtype_bytes(p->param_type);
-	p->part_elem_bytes[PART_STATE] = 2 * sizeof(float) + (split ? sizeof(int16_t) : 0);
-	p->part_elem_bytes[PART_GRAD] = (uint32_t)dtype_bytes(p->kept_type);
 	p->data_offset = protocol_data_offset(p->open.ring_slots);
 	p->arena_bytes = p->data_offset + p->open.data_bytes;
 }
@@ -207,7 +219,7 @@ static int unit_check(const struct session_plan *p, uint32_t idx, struct err *er
 		return unit_bad(idx, err, "a home is unknown, or parameters or state have none");
 	if (u->param_home != PROTOCOL_HOME_MEMORY)
 		return 0;
-	param_bytes = u->elems * p->part_elem_bytes[PART_PARAM];
+	param_bytes = session_part_bytes(p, PART_PARAM, u->elems);
 	if (!aligned(u->param_offset, PROTOCOL_ALIGN_BYTES) || u->param_offset < p->data_offset ||
 	    u->param_offset > p->arena_bytes || param_bytes > p->arena_bytes - u->param_offset)
 		return unit_bad(idx, err,
@@ -281,10 +293,10 @@ static void memory_lay_out(struct session_plan *p)
 
 		u->state_offset = at;
 		if (u->home[PART_STATE] == PROTOCOL_HOME_MEMORY)
-			at += u->wire.elems * p->part_elem_bytes[PART_STATE];
+			at += session_part_bytes(p, PART_STATE, u->wire.elems);
 		u->grad_offset = at;
 		if (u->home[PART_GRAD] == PROTOCOL_HOME_MEMORY)
-			at += u->wire.elems * p->part_elem_bytes[PART_GRAD];
+			at += session_part_bytes(p, PART_GRAD, u->wire.elems);
 		for (part = 0; part < PART_COUNT; part++)
 			swapped[part] |= u->home[part] == PROTOCOL_HOME_SWAP;
 		u->sums_first = p->sums_count;
@@ -295,10 +307,19 @@ static void memory_lay_out(struct session_plan *p)
 	for (part = 0; part < PART_COUNT; part++) {
 		p->buffer_offset[part] = p->buffer_bytes;
 		if (swapped[part])
-			p->buffer_bytes += p->open.chunk_elems * p->part_elem_bytes[part];
+			p->buffer_bytes += session_part_bytes(p, part, p->open.chunk_elems);
 	}
 	p->own_bytes = at + p->open.chunk_buffers * p->buffer_bytes;
 	p->memory_bytes = p->arena_bytes + p->own_bytes;
+}
+
+/* In swap each chunk lies by itself. */
+static uint64_t object_bytes(const struct session_plan *p, enum part part, uint64_t elems)
+{
+	const uint64_t chunk = p->open.chunk_elems;
+
+	return elems / chunk * session_part_bytes(p, part, chunk) +
+	       session_part_bytes(p, part, elems % chunk);
 }
 
 static int swap_lay_out(struct session_plan *p, struct err *err)
@@ -306,15 +327,15 @@ static int swap_lay_out(struct session_plan *p, struct err *err)
 	for (uint32_t i = 0; i < p->open.unit_count; i++) {
 		for (int part = 0; part < PART_COUNT; part++) {
 			struct unit_plan *u = &p->units[i];
-			uint64_t elem_bytes = p->part_elem_bytes[part];
 
 			u->object[part] = SESSION_NO_OBJECT;
 			if (u->home[part] != PROTOCOL_HOME_SWAP)
 				continue;
 			u->object[part] = p->object_count++;
 			p->objects[u->object[part]] = (struct nvme_object){
-				.bytes = u->wire.elems * elem_bytes,
-				.extent_bytes = (uint32_t)(p->open.chunk_elems * elem_bytes),
+				.bytes = object_bytes(p, part, u->wire.elems),
+				.extent_bytes =
+					(uint32_t)session_part_bytes(p, part, p->open.chunk_elems),
 			};
 		}
 	}

@@ -34,7 +34,6 @@ struct session_plan {
 	uint32_t blob_object; /* of blob 0; the others follow */
 
 	enum dtype param_type, grad_type, kept_type; /* kept: of gradients between GRAD and STEP */
-	uint32_t part_elem_bytes[PART_COUNT];        /* state: m, v and, in bf16, lo */
 	/*
 	 * A chunk buffer: where each part begins, and its bytes. Parts no unit has in swap take
 	 * none.
@@ -60,6 +59,13 @@ int session_plan_make(const void *packet, size_t bytes, struct session_plan **re
 
 /* NULL is fine. Returns NULL. */
 struct session_plan *session_plan_free(struct session_plan *plan);
+
+/*
+ * Bytes of a part's first `elems` elements, or of those of a chunk, a multiple of
+ * PROTOCOL_ALIGN_ELEMS: a multiple of PROTOCOL_ALIGN_BYTES. State is m, v and, in bf16, lo, each of
+ * all elements.
+ */
+uint64_t session_part_bytes(const struct session_plan *plan, enum part part, uint64_t elems);
 
 /* Elements of a unit's chunk. */
 uint64_t unit_chunk_elems(const struct session_plan *plan, const struct unit_plan *unit,

@@ -137,7 +137,7 @@ void session_trace_compute(const struct task *t, uint64_t began_ns)
 		return;
 	trace_end(t->session->trace.threads[t->job.thread], TRACE_BUSY, op_names[t->op->sub.op],
 		  began_ns, t->op->sub.unit,
-		  unit_chunk_elems(p, t->op->unit, t->chunk) * p->part_elem_bytes[PART_PARAM]);
+		  session_part_bytes(p, PART_PARAM, unit_chunk_elems(p, t->op->unit, t->chunk)));
 }
 
 void session_trace_wait(struct session *s, uint64_t began_ns)

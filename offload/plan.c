@@ -90,9 +90,15 @@ static uint64_t grow(const struct knob *knobs, size_t count, uint64_t total, uin
 	return total;
 }
 
-uint64_t plan_state_elem_bytes(enum dtype param_type)
+uint64_t plan_state_bytes(const struct plan *p, uint64_t elems)
 {
-	return 4 + 4 + (param_type == DTYPE_BF16 ? 2 : 0);
+	return elems * (4 + 4 + (p->param_type == DTYPE_BF16 ? 2 : 0));
+}
+
+uint64_t plan_state_swap_bytes(const struct plan *p, uint64_t elems)
+{
+	return elems / p->chunk_elems * align(plan_state_bytes(p, p->chunk_elems)) +
+	       align(plan_state_bytes(p, elems % p->chunk_elems));
 }
 
 /* What follows from the config alone: stage, types, and where what is not split lives. */
@@ -168,8 +174,8 @@ static struct largest largest_of(const struct plan *p)
 /* A chunk's state is at most an extent, so that one transfer moves it; or one aligned run. */
 static void chunk_plan(struct plan *p, const struct train_config *c)
 {
-	uint64_t elems = c->nvme.extent / plan_state_elem_bytes(p->param_type) /
-			 PROTOCOL_ALIGN_ELEMS * PROTOCOL_ALIGN_ELEMS;
+	uint64_t elems =
+		c->nvme.extent / plan_state_bytes(p, PROTOCOL_ALIGN_ELEMS) * PROTOCOL_ALIGN_ELEMS;
 
 	elems = max_u64(elems, PROTOCOL_ALIGN_ELEMS);
 	p->chunk_elems = min_u64(elems, largest_of(p).opt);
@@ -178,7 +184,6 @@ static void chunk_plan(struct plan *p, const struct train_config *c)
 /* The sums over units of what stays on the device between uses. */
 static void device_resident(struct plan *p)
 {
-	const uint64_t state = plan_state_elem_bytes(p->param_type);
 	struct plan_device *d = &p->device;
 
 	for (size_t i = 0; i < p->unit_count; i++) {
@@ -187,7 +192,7 @@ static void device_resident(struct plan *p)
 		if (p->place_param == PLACE_NONE)
 			d->param_bytes += align(u->param_elems * dtype_bytes(p->param_type));
 		if (!plan_unit_offloaded(u)) {
-			d->state_bytes += align(u->opt_elems * state);
+			d->state_bytes += align(plan_state_bytes(p, u->opt_elems));
 			d->grad_bytes += align(u->opt_elems * dtype_bytes(p->grad_kept_type));
 			d->norm_bytes += align(vector_blocks(u->opt_elems) * sizeof(double));
 		}
@@ -289,14 +294,13 @@ static void host_sizes(struct plan *p)
 static void host_params(struct plan *p)
 {
 	const uint64_t param = dtype_bytes(p->param_type);
-	const uint64_t state = plan_state_elem_bytes(p->param_type);
 	struct plan_host *h = &p->host;
 
 	for (size_t i = 0; i < p->unit_count; i++) {
 		struct plan_unit *u = &p->units[i];
 
 		if (u->state_home == PROTOCOL_HOME_MEMORY)
-			h->state_bytes += align(u->opt_elems * state);
+			h->state_bytes += align(plan_state_bytes(p, u->opt_elems));
 		if (u->param_home != PROTOCOL_HOME_MEMORY)
 			continue;
 		u->param_home_offset = h->param_bytes;
@@ -391,7 +395,7 @@ static uint64_t chunk_bytes(const struct plan *p, bool spills)
 	uint64_t bytes = 0;
 
 	if (state_in_swap(p))
-		bytes += align(p->chunk_elems * plan_state_elem_bytes(p->param_type));
+		bytes += align(plan_state_bytes(p, p->chunk_elems));
 	if (params_in_swap(p))
 		bytes += align(p->chunk_elems * dtype_bytes(p->param_type));
 	if (spills)

@@ -170,7 +170,11 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 /* The same figures as members of the object that the caller has begun. */
 void plan_json(const struct plan *plan, struct json *json);
 
-/* Bytes an element of optimizer state takes: m, v and, in bf16 precision, lo. */
-uint64_t plan_state_elem_bytes(enum dtype param_type);
+/*
+ * Bytes that the optimizer state of `elems` elements takes, one array behind the other; in swap,
+ * where each chunk lies by itself and whole blocks of the disk are written.
+ */
+uint64_t plan_state_bytes(const struct plan *plan, uint64_t elems);
+uint64_t plan_state_swap_bytes(const struct plan *plan, uint64_t elems);
 
 #endif

@@ -67,7 +67,7 @@ static const char *optimizer_name(const struct plan *p)
 
 static uint64_t optimizer_bytes(const struct plan *p, int place)
 {
-	return p->optimizer[place].elems * plan_state_elem_bytes(p->param_type);
+	return plan_state_bytes(p, p->optimizer[place].elems);
 }
 
 static uint64_t model_state(const struct plan *p)

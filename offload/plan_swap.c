@@ -140,7 +140,7 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 	uint64_t bytes = 0;
 
 	if (u->state_home == PROTOCOL_HOME_SWAP)
-		bytes += u->opt_elems * plan_state_elem_bytes(p->param_type);
+		bytes += plan_state_swap_bytes(p, u->opt_elems);
 	if (u->param_home == PROTOCOL_HOME_SWAP)
 		bytes += u->opt_elems * dtype_bytes(p->param_type);
 	/* Each micro-batch but the first reads what those before left; the step reads the sum. */
@@ -199,7 +199,6 @@ static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err
 int plan_swap_fill(struct plan *p, const struct train_config *c, const struct arch *arch,
 		   struct err *err)
 {
-	const uint64_t state = plan_state_elem_bytes(p->param_type);
 	const uint64_t param = dtype_bytes(p->param_type), grad = dtype_bytes(p->grad_kept_type);
 	struct plan_swap *s = &p->swap;
 
@@ -207,7 +206,8 @@ int plan_swap_fill(struct plan *p, const struct train_config *c, const struct ar
 		const struct plan_unit *u = &p->units[i];
 
 		if (u->state_home == PROTOCOL_HOME_SWAP)
-			s->state_bytes += stored(u->opt_elems * state, p->chunk_elems * state);
+			s->state_bytes += stored(plan_state_swap_bytes(p, u->opt_elems),
+						 plan_state_swap_bytes(p, p->chunk_elems));
 		if (u->param_home == PROTOCOL_HOME_SWAP)
 			s->param_bytes += stored(u->opt_elems * param, p->chunk_elems * param);
 		if (u->grad_spilled)

@@ -157,13 +157,12 @@ static struct held held_by(const struct plan *p)
 static void check_places(const struct plan *p, const struct train_config *c)
 {
 	const struct held h = held_by(p);
-	const uint64_t state = plan_state_elem_bytes(p->param_type);
 	const uint64_t param = dtype_bytes(p->param_type), grad = dtype_bytes(p->grad_type);
 	const bool waits = c->optimizer.clip > 0 || p->accumulation > 1;
 
-	ck_assert_uint_eq(p->device.state_bytes, h.opt[PLACE_NONE] * state);
-	ck_assert_uint_eq(p->host.state_bytes, h.opt[PLACE_CPU] * state);
-	ck_assert_uint_eq(p->swap.state_bytes, h.opt[PLACE_NVME] * state);
+	ck_assert_uint_eq(p->device.state_bytes, plan_state_bytes(p, h.opt[PLACE_NONE]));
+	ck_assert_uint_eq(p->host.state_bytes, plan_state_bytes(p, h.opt[PLACE_CPU]));
+	ck_assert_uint_eq(p->swap.state_bytes, plan_state_bytes(p, h.opt[PLACE_NVME]));
 	ck_assert_uint_eq(p->device.param_bytes + p->host.param_bytes + p->swap.param_bytes,
 			  (h.param + h.homes) * param);
 	ck_assert((p->device.param_bytes > 0) == (p->place_param == PLACE_NONE));
@@ -212,13 +211,12 @@ static void check_rest(const struct plan *p, const struct train_config *c)
 	ck_assert(p->needs_swap == nvme);
 	ck_assert(p->needs_swap == (p->swap.total_bytes > 0));
 	ck_assert_uint_eq(p->host.chunk_buffer_bytes,
-			  p->chunk_elems *
-				  ((h.state_swap ? plan_state_elem_bytes(p->param_type) : 0) +
-				   (h.param_swap ? dtype_bytes(p->param_type) : 0)));
+			  (h.state_swap ? plan_state_bytes(p, p->chunk_elems) : 0) +
+				  (h.param_swap ? p->chunk_elems * dtype_bytes(p->param_type) : 0));
 	ck_assert_uint_eq(p->host.chunk_buffers, h.state_swap || h.param_swap ? 4 : 0);
 	ck_assert_uint_eq(p->prefetch, c->zero.prefetch);
 	ck_assert_uint_eq(p->chunk_elems % PROTOCOL_ALIGN_ELEMS, 0);
-	ck_assert_uint_le(p->chunk_elems * plan_state_elem_bytes(p->param_type), c->nvme.extent);
+	ck_assert_uint_le(plan_state_bytes(p, p->chunk_elems), c->nvme.extent);
 	ck_assert_uint_gt(p->chunk_elems, 0);
 	for (size_t i = 0; i < p->blob_count; i++) {
 		ck_assert_uint_eq(p->blobs[i] % PROTOCOL_ALIGN_BYTES, 0);

@@ -82,9 +82,9 @@ START_TEST(shares_that_fit)
 	bed_open(&bed);
 	full = plan_of(&bed, 2);
 	bed.config.device.memory =
-		full->device.least_bytes - 2 * full->units[3].opt_elems *
-						   (plan_state_elem_bytes(full->param_type) +
-						    dtype_bytes(full->grad_kept_type));
+		full->device.least_bytes -
+		2 * (plan_state_bytes(full, full->units[3].opt_elems) +
+		     full->units[3].opt_elems * dtype_bytes(full->grad_kept_type));
 	plan_free(full);
 	refused(&bed, 2,
 		"t.yaml:8:18: device.memory: ", "; zero.offload_optimizer: {cpu: 0.55} would fit");
