@@ -542,7 +542,8 @@ static int shares_complete(struct reader *r, const struct conf_key *key, double 
 
 static int shares_read(struct reader *r, const struct conf_key *key, double *out, const char *path)
 {
-	struct conf_key word = {.type = CONF_ENUM, .names = key->names};
+	const char *words[CONF_SHARES_MAX + 2] = {NULL}; /* the names, and auto */
+	struct conf_key word = {.type = CONF_ENUM, .names = words};
 	struct conf_key table[CONF_SHARES_MAX + 1] = {{0}};
 	double shares[CONF_SHARES_MAX] = {0};
 	yaml_mark_t mark = r->event.start_mark;
@@ -551,19 +552,24 @@ static int shares_read(struct reader *r, const struct conf_key *key, double *out
 
 	for (; key->names[count]; count++) {
 		assert(count < CONF_SHARES_MAX);
+		words[count] = key->names[count];
 		table[count] = (struct conf_key){.name = key->names[count],
 						 .type = CONF_DOUBLE,
 						 .offset = count * sizeof(*shares),
 						 .max = 1};
 	}
+	if (key->automatic)
+		words[count] = "auto";
 	if (r->event.type == YAML_MAPPING_START_EVENT) {
 		rc = mapping_read(r, table, shares, path);
 		if (rc == 0)
 			rc = shares_complete(r, key, shares, count, mark, path);
 	} else if (r->event.type == YAML_SCALAR_EVENT) {
 		rc = scalar_read(r, &word, &whole, path);
-		if (rc == 0)
+		if (rc == 0 && (size_t)whole < count)
 			shares[whole] = 1;
+		else if (rc == 0)
+			shares[0] = CONF_SHARES_AUTO;
 	} else {
 		rc = fail_kind(r, path, expected_text(key));
 	}

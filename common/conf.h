@@ -16,6 +16,11 @@
 #define CONF_LIST_MAX   256
 #define CONF_SHARES_MAX 8 /* names of a CONF_SHARES */
 
+/* What the word auto gives, where a key allows it (`automatic`): a CONF_U64 or CONF_BYTES this, the
+ * first of CONF_SHARES that, and the others 0. */
+#define CONF_AUTO        UINT64_MAX
+#define CONF_SHARES_AUTO (-1.0)
+
 enum conf_type {
 	CONF_END,      /* closes a table */
 	CONF_SECTION,  /* a mapping: `keys` */
@@ -55,6 +60,7 @@ struct conf_key {
 			  * offsets of a section's keys count from the outermost struct, those of
 			  * CONF_SECTIONS from the item */
 	bool required;   /* a missing key is an error; otherwise the default in the struct stays */
+	bool automatic;  /* the word auto is a value, too */
 	double min, max; /* inclusive, for numbers; both 0: no bound */
 	const char *const *names;
 	const struct conf_key *keys;

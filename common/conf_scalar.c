@@ -27,6 +27,21 @@ static int refuse(char why[CONF_WHY_BYTES], const char *text, const char *expect
 	return ERR_CONFIG;
 }
 
+/* The same, of a key whose value may be auto, too. */
+static int refuse_or_auto(char why[CONF_WHY_BYTES], const struct conf_key *key, const char *text,
+			  const char *expected)
+{
+	char either[CONF_WHY_BYTES / 2];
+
+	snprintf(either, sizeof(either), "%s%s", expected, key->automatic ? ", or auto" : "");
+	return refuse(why, text, either);
+}
+
+static bool is_auto(const struct conf_key *key, const char *text)
+{
+	return key->automatic && !strcmp(text, "auto");
+}
+
 static bool bounded(const struct conf_key *key)
 {
 	return key->min != 0 || key->max != 0;
@@ -79,10 +94,14 @@ static int parse_u64(const struct conf_key *key, const char *text, uint64_t *ret
 {
 	uint64_t value = 0;
 
+	if (is_auto(key, text)) {
+		*ret = CONF_AUTO;
+		return 0;
+	}
 	if (text[0] == '-' && all_digits(text + 1))
 		return refuse_range(why, key, text);
 	if (!all_digits(text))
-		return refuse(why, text, "a whole number");
+		return refuse_or_auto(why, key, text, "a whole number");
 	if (text[0] == '0' && text[1])
 		return refuse(why, text, "a whole number without leading zeros");
 	for (const char *p = text; *p; p++)
@@ -145,12 +164,17 @@ static int parse_bytes(const struct conf_key *key, const char *text, uint64_t *r
 		       char why[CONF_WHY_BYTES])
 {
 	uint64_t value;
-	int rc = units_parse_bytes(text, &value);
+	int rc;
 
+	if (is_auto(key, text)) {
+		*ret = CONF_AUTO;
+		return 0;
+	}
+	rc = units_parse_bytes(text, &value);
 	if (rc == -ERANGE)
 		return refuse(why, text, "a size below 2^64 bytes");
 	if (rc < 0)
-		return refuse(why, text, "a size (such as 512MiB, 1.5GiB or 4096)");
+		return refuse_or_auto(why, key, text, "a size (such as 512MiB, 1.5GiB or 4096)");
 	if (outside(key, (double)value))
 		return refuse_range(why, key, text);
 	*ret = value;

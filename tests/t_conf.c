@@ -153,6 +153,69 @@ START_TEST(defaults_stay)
 }
 END_TEST
 
+/* Keys that may be auto. */
+struct choices {
+	uint64_t count, memory;
+	double place[3];
+};
+
+static const struct conf_key choice_keys[] = {
+	{.name = "count",
+	 .type = CONF_U64,
+	 .offset = offsetof(struct choices, count),
+	 .automatic = true,
+	 .min = 1,
+	 .max = 64},
+	{.name = "memory",
+	 .type = CONF_BYTES,
+	 .offset = offsetof(struct choices, memory),
+	 .automatic = true,
+	 .max = 0x1p40},
+	{.name = "place",
+	 .type = CONF_SHARES,
+	 .offset = offsetof(struct choices, place),
+	 .automatic = true,
+	 .names = places},
+	{.type = CONF_END},
+};
+
+static int parse_choices(const char *text, struct choices *ret, struct err *err)
+{
+	struct conf_doc *doc;
+	int rc;
+
+	*ret = (struct choices){.place = {0.25, 0.75}};
+	rc = conf_parse("t.yaml", text, strlen(text), choice_keys, ret, &doc, err);
+	if (rc == 0)
+		conf_free(doc);
+	return rc;
+}
+
+START_TEST(auto_where_a_key_allows_it)
+{
+	static const char *const wrong[][2] = {
+		{"count: autom", "1:8: count: 'autom' is not a whole number, or auto"},
+		{"count: 65", "1:8: count: 65 is out of range (1..64)"},
+		{"memory: car", "memory: 'car' is not a size (such as 512MiB, 1.5GiB or 4096), or "
+				"auto"},
+		{"place: aut", "is not one of near, far, farther, auto (did you mean 'auto'?)"},
+		{"place: {auto: 1}", "place.auto: unknown key"},
+	};
+	struct choices c;
+	struct err err = {0};
+
+	ck_assert_int_eq(parse_choices("count: auto\nmemory: auto\nplace: auto", &c, &err), 0);
+	ck_assert(c.count == CONF_AUTO && c.memory == CONF_AUTO);
+	ck_assert(c.place[0] == CONF_SHARES_AUTO && c.place[1] == 0 && c.place[2] == 0);
+	ck_assert_int_eq(parse_choices("count: 3\nmemory: 1KiB\nplace: far", &c, &err), 0);
+	ck_assert(c.count == 3 && c.memory == 1024 && c.place[1] == 1);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		ck_assert_int_eq(parse_choices(wrong[i][0], &c, &err), ERR_CONFIG);
+		ck_assert_msg(strstr(err.text, wrong[i][1]), "%s", err.text);
+	}
+}
+END_TEST
+
 START_TEST(errors_after_reading_name_the_place)
 {
 	struct conf_doc *doc = NULL;
@@ -501,6 +564,7 @@ int main(void)
 	tcase_add_loop_test(tcase, everything_is_read, 0, 2);
 	tcase_add_test(tcase, defaults_stay);
 	tcase_add_loop_test(tcase, shares_are_read, 0, sizeof(shared) / sizeof(shared[0]));
+	tcase_add_test(tcase, auto_where_a_key_allows_it);
 	tcase_add_test(tcase, errors_after_reading_name_the_place);
 	tcase_add_loop_test(tcase, refusals, 0, sizeof(refused) / sizeof(refused[0]));
 	tcase_add_test(tcase, nul_bytes_and_sizes);
