@@ -4,7 +4,7 @@
 #   make check          the same set-up, then every test; check-long: the tests that take longer;
 #                       check-thread: the tests with threads, under ThreadSanitizer
 #   make check-gpu | bench-gpu   on a machine with a GPU; `make gpu` makes a folder to carry to one
-#   make all | lint | bench | bench-NAME (adam, nvme, train, ...) | install | uninstall | clean | format | deps
+#   make all | lint | bench | bench-NAME (adam, nvme, swap, ...) | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
 DSRUN_VERSION := 0.1.0
@@ -117,7 +117,7 @@ endef
 define bench_rules
 $(B)/bench/$(1): $(B)/bench/$(1).o $(call libs,$(1))
 	$(if $(Q),@echo "  LD    $$@")
-	$(Q)$(CC) $(c_flags) -o $$@ $$^ $(call ldlibs,$(1))
+	$(Q)$(CC) $(c_flags) -o $$@ $$^ $(foreach w,$($(1)_WRAP),-Wl,--wrap=$w) $(call ldlibs,$(1))
 benches: $(B)/bench/$(1)
 endef
 $(foreach m,$(MODULES),$(eval $(call module_rules,$m)))

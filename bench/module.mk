@@ -3,3 +3,6 @@ BENCHES += bench_adam
 bench_adam_USES := kernels common
 BENCHES += bench_nvme
 bench_nvme_USES := nvme common
+BENCHES += bench_swap
+bench_swap_USES := daemon nvme kernels common
+bench_swap_WRAP := adam_host_step
