@@ -44,11 +44,13 @@ int engine_settle(struct engine *e, uint32_t *id, struct protocol_completion *re
 
 static enum replica replica_of(const struct plan *p, size_t u)
 {
-	if (p->place_param == PLACE_NONE)
-		return p->stage == 3 ? REPLICA_PART : REPLICA_WHOLE;
-	if (!p->units[u].param_blob)
+	const struct plan_unit *pu = &p->units[u];
+
+	if (pu->place_param == PLACE_NONE)
+		return plan_unit_resident(p, pu) ? REPLICA_WHOLE : REPLICA_PART;
+	if (!pu->param_blob)
 		return REPLICA_HOME;
-	return p->place_param == PLACE_CPU ? REPLICA_REGION : REPLICA_BLOB;
+	return pu->place_param == PLACE_CPU ? REPLICA_REGION : REPLICA_BLOB;
 }
 
 static int events_open(struct engine *e, struct device_event **events[], size_t count,

@@ -111,7 +111,6 @@ static int settings_plan(struct plan *p, const struct train_config *c, const str
 		return rc;
 	p->stage = (unsigned)c->zero.stage;
 	p->tokens = c->batch.micro * c->data.sequence;
-	p->place_param = c->zero.offload_param;
 	p->place_activations = c->zero.offload_activations;
 	p->param_type = c->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
 	p->grad_type = p->accumulation > 1 ? DTYPE_F32 : p->param_type;
@@ -163,7 +162,7 @@ static struct largest largest_of(const struct plan *p)
 			l.daemon_opt = max_u64(l.daemon_opt, u->opt_elems);
 		if (u->param_home == PROTOCOL_HOME_SWAP)
 			l.swapped = max_u64(l.swapped, u->opt_elems);
-		if (u->param_blob && p->place_param == PLACE_NVME)
+		if (u->param_blob && u->place_param == PLACE_NVME)
 			l.swapped = max_u64(l.swapped, u->param_elems);
 		if (!u->grad_shared)
 			l.grad_alone = max_u64(l.grad_alone, u->padded);
@@ -189,7 +188,7 @@ static void device_resident(struct plan *p)
 	for (size_t i = 0; i < p->unit_count; i++) {
 		const struct plan_unit *u = &p->units[i];
 
-		if (p->place_param == PLACE_NONE)
+		if (u->place_param == PLACE_NONE)
 			d->param_bytes += align(u->param_elems * dtype_bytes(p->param_type));
 		if (!plan_unit_offloaded(u)) {
 			d->state_bytes += align(plan_state_bytes(p, u->opt_elems));
@@ -206,7 +205,7 @@ static void device_buffers(struct plan *p, const struct arch *arch)
 	const struct largest l = largest_of(p);
 	struct plan_device *d = &p->device;
 
-	if (p->stage == 3 || p->place_param != PLACE_NONE)
+	if (p->stage == 3 || p->param[PLACE_NONE].units < p->unit_count)
 		d->gather_slot_bytes = align(l.padded * dtype_bytes(p->param_type));
 	d->grad_buffer_bytes = align(l.grad_alone * sizeof(float));
 	d->part_bytes = align(l.opt * sizeof(float));
@@ -307,10 +306,12 @@ static void host_params(struct plan *p)
 		h->param_bytes += align(u->opt_elems * param);
 	}
 	for (size_t i = 0; i < p->unit_count; i++) {
-		if (!p->units[i].param_blob || p->place_param != PLACE_CPU)
+		struct plan_unit *u = &p->units[i];
+
+		if (!u->param_blob || u->place_param != PLACE_CPU)
 			continue;
-		p->units[i].param_blob_offset = h->param_bytes;
-		h->param_bytes += align(p->units[i].param_elems * param);
+		u->param_blob_offset = h->param_bytes;
+		h->param_bytes += align(u->param_elems * param);
 	}
 }
 
@@ -512,7 +513,7 @@ static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *er
 	if (!p->blobs)
 		return err_sys(err, -ENOMEM, "planning");
 	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->units[i].param_blob && p->place_param == PLACE_NVME)
+		if (p->units[i].param_blob && p->units[i].place_param == PLACE_NVME)
 			p->blobs[p->units[i].blob_idx] = align(p->units[i].param_elems * param);
 	for (size_t n = p->act_blob_first; n < p->blob_count; n++)
 		p->blobs[n] = p->device.act_bytes;

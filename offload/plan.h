@@ -26,6 +26,7 @@ struct plan_unit {
 	uint64_t elems, padded, partition;
 	uint64_t opt_elems;   /* of this rank's gradient and optimizer state */
 	uint64_t param_elems; /* of this rank's parameters between uses */
+	int place_param;      /* enum placement of its parameters between uses */
 	int place_optimizer;  /* enum placement of its optimizer state: NONE on the device, else the
 			       * daemon steps it */
 	/*
@@ -46,8 +47,8 @@ struct plan_unit {
 	uint64_t param_blob_offset; /* param_elems, when param_blob and PLACE_CPU */
 };
 
-/* What one tier holds of the optimizer's state. Units are placed whole, so it is not quite what was
- * asked. */
+/* What one tier holds of the parameters between uses, or of the optimizer's state. Units are placed
+ * whole, so it is not quite what was asked. */
 struct plan_share {
 	double asked, placed; /* of all elements */
 	uint64_t elems;       /* of this rank */
@@ -124,8 +125,8 @@ struct plan {
 				    * when accumulating, else grad_type */
 	uint64_t tokens;           /* of a micro-batch */
 	uint64_t chunk_elems;      /* of the optimizer pipeline */
-	int place_param, place_activations;
-	struct plan_share optimizer[PLACE_COUNT];
+	int place_activations;
+	struct plan_share param[PLACE_COUNT], optimizer[PLACE_COUNT];
 	size_t daemon_units; /* whose optimizer is not on the device */
 	bool needs_daemon, needs_swap;
 	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit with
@@ -148,6 +149,12 @@ struct plan {
 	uint64_t host_peak_bytes;     /* all processes of one host, shared memory counted once */
 	uint64_t host_budget_bytes;
 };
+
+/* Are parameters in device memory between uses, and whole there? Then no slot is needed for them. */
+static inline bool plan_unit_resident(const struct plan *plan, const struct plan_unit *unit)
+{
+	return plan->stage < 3 && unit->place_param == PLACE_NONE;
+}
 
 /* Is the unit's optimizer the daemon's? */
 static inline bool plan_unit_offloaded(const struct plan_unit *unit)

@@ -4,8 +4,21 @@
 
 #include "offload/plan.h"
 
+/* What of a unit has a tier of its own. */
+enum plan_kind { PLAN_PARAM, PLAN_STATE };
+
 /* On which tier each unit's optimizer state is, and where its parameters are between uses. */
 void plan_place(struct plan *p, const struct train_config *c);
+
+/* The largest size, in elements of `kind`, of a unit that is below `below`; 0: there is none. */
+uint64_t plan_size_below(const struct plan *p, enum plan_kind kind, uint64_t below);
+
+/* Gives given[place] of the units of one size to each tier, which has to be all of them. */
+void plan_size_place(struct plan *p, enum plan_kind kind, uint64_t size,
+		     const size_t given[PLACE_COUNT]);
+
+/* What follows from units' tiers: homes, blobs, shares as placed, whether a daemon is needed. */
+void plan_place_homes(struct plan *p, const struct train_config *c);
 
 /* Sizes on disk and the traffic of a step; everything else of the plan is done. */
 int plan_swap_fill(struct plan *p, const struct train_config *c, const struct arch *arch,

@@ -1,11 +1,12 @@
 /*
- * The plan's placement: on which tier each unit's optimizer state is, and what follows for its
- * parameters. Called by plan.c when units have their sizes; pure.
+ * The plan's placement: on which tier each unit's parameters are between uses, and its optimizer
+ * state. Called by plan.c when units have their sizes; pure.
  *
  * 1. A unit's optimizer state is whole on one tier: what steps a unit then has all of it, and the
- *    engine asks of a unit where it is, never of an element.
+ *    engine asks of a unit where it is, never of an element. So are its parameters.
  * 2. No tier is given what was not asked of it: a share of 0 stays 0.
- * 3. Of units of one size, those on a faster tier come first in unit order.
+ * 3. Of units of one size, those whose optimizer state is on a faster tier come first in unit
+ *    order; parameters of each tier are spread evenly over the order.
  */
 #include "offload/plan_internal.h"
 #include "offload/protocol.h"
@@ -27,40 +28,84 @@ static int place_choose(const double lack[PLACE_COUNT], uint64_t elems)
 	return most;
 }
 
-/* The largest size of a unit that is below `below`; 0: there is none. */
-static uint64_t size_below(const struct plan *p, uint64_t below)
+static uint64_t elems_of(const struct plan_unit *u, enum plan_kind kind)
+{
+	return kind == PLAN_PARAM ? u->param_elems : u->opt_elems;
+}
+
+static int *place_of(struct plan_unit *u, enum plan_kind kind)
+{
+	return kind == PLAN_PARAM ? &u->place_param : &u->place_optimizer;
+}
+
+uint64_t plan_size_below(const struct plan *p, enum plan_kind kind, uint64_t below)
 {
 	uint64_t size = 0;
 
-	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->units[i].opt_elems < below && p->units[i].opt_elems > size)
-			size = p->units[i].opt_elems;
+	for (size_t i = 0; i < p->unit_count; i++) {
+		uint64_t elems = elems_of(&p->units[i], kind);
+
+		if (elems < below && elems > size)
+			size = elems;
+	}
 	return size;
 }
 
-/* Divides the units of one size; lack[] goes down by what tiers are given. */
-static void size_place(struct plan *p, uint64_t size, double lack[PLACE_COUNT])
+/* How units of one size are divided; lack[] goes down by what tiers are given. */
+static void size_divide(const struct plan *p, enum plan_kind kind, uint64_t size,
+			double lack[PLACE_COUNT], size_t given[PLACE_COUNT])
 {
-	size_t given[PLACE_COUNT] = {0};
-	int place = 0;
-
 	for (size_t i = 0; i < p->unit_count; i++) {
-		if (p->units[i].opt_elems != size)
+		int place;
+
+		if (elems_of(&p->units[i], kind) != size)
 			continue;
 		place = place_choose(lack, size);
 		lack[place] -= (double)size;
 		given[place]++;
 	}
-	place = 0;
-	for (size_t i = 0; i < p->unit_count; i++) {
-		if (p->units[i].opt_elems != size)
+}
+
+/* Which tier gets the unit that `before` others have been given tiers before, `used` of each. */
+static int place_next(enum plan_kind kind, const size_t given[PLACE_COUNT],
+		      const size_t used[PLACE_COUNT], size_t before)
+{
+	size_t count = 0;
+	double best_due = 0;
+	int best = -1;
+
+	for (int place = 0; place < PLACE_COUNT; place++)
+		count += given[place];
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		double due = (double)given[place] * (double)(before + 1) / (double)count -
+			     (double)used[place];
+
+		if (used[place] == given[place])
 			continue;
-		while (!given[place])
-			place++;
-		given[place]--;
-		p->units[i].place_optimizer = place;
-		p->optimizer[place].elems += size;
-		p->optimizer[place].units++;
+		if (kind == PLAN_STATE)
+			return place;
+		if (best < 0 || due > best_due) {
+			best = place;
+			best_due = due;
+		}
+	}
+	return best;
+}
+
+void plan_size_place(struct plan *p, enum plan_kind kind, uint64_t size,
+		     const size_t given[PLACE_COUNT])
+{
+	size_t used[PLACE_COUNT] = {0}, before = 0;
+
+	for (size_t i = 0; i < p->unit_count; i++) {
+		struct plan_unit *u = &p->units[i];
+		int place;
+
+		if (elems_of(u, kind) != size)
+			continue;
+		place = place_next(kind, given, used, before++);
+		*place_of(u, kind) = place;
+		used[place]++;
 	}
 }
 
@@ -69,29 +114,53 @@ static void size_place(struct plan *p, uint64_t size, double lack[PLACE_COUNT])
  * then make up for them: where but one size is common (blocks), each tier ends within one such
  * unit of what was asked, and no other choice of theirs comes nearer.
  *
- * Which unit goes where is a matter of time. In backward gradients are complete in reverse unit
- * order, and the next forward uses units in order. So the first unit has the least time between its
- * gradient and its next use, the last one the most: a whole backward and forward of the others.
- * Where a norm has to be known first, all gradients wait for it, and there is still the forward of
- * the units before. The slowest tier therefore gets the last units. The device, where a step is
- * over at once, gets the first; the embedding, first of all and often the largest, goes there when
- * its share has room for it.
+ * Which unit goes where is a matter of time. Optimizer state: in backward gradients are complete in
+ * reverse unit order, and the next forward uses units in order. So the first unit has the least
+ * time between its gradient and its next use, the last one the most: a whole backward and forward
+ * of the others. Where a norm has to be known first, all gradients wait for it, and there is still
+ * the forward of the units before. The slowest tier therefore gets the last units. The device,
+ * where a step is over at once, gets the first; the embedding, first of all and often the largest,
+ * goes there when its share has room for it.
+ *
+ * Parameters are used one unit after the other, forward and back. What hides a unit's way from a
+ * slow tier is the compute of the units before it, as far as fetches run ahead. So units of each
+ * tier are spread evenly over the order: between two that come from disk lie those that do not, and
+ * the disk is busy all through the pass, not in one half of it.
  */
-static void optimizer_place(struct plan *p, const struct train_config *c)
+static void shares_place(struct plan *p, enum plan_kind kind, const double shares[PLACE_COUNT])
 {
 	double total = 0, lack[PLACE_COUNT];
 
 	for (size_t i = 0; i < p->unit_count; i++)
-		total += (double)p->units[i].opt_elems;
-	for (int place = 0; place < PLACE_COUNT; place++) {
-		p->optimizer[place] =
-			(struct plan_share){.asked = c->zero.offload_optimizer[place]};
-		lack[place] = p->optimizer[place].asked * total;
-	}
-	for (uint64_t size = size_below(p, UINT64_MAX); size; size = size_below(p, size))
-		size_place(p, size, lack);
+		total += (double)elems_of(&p->units[i], kind);
 	for (int place = 0; place < PLACE_COUNT; place++)
-		p->optimizer[place].placed = (double)p->optimizer[place].elems / total;
+		lack[place] = shares[place] * total;
+	for (uint64_t size = plan_size_below(p, kind, UINT64_MAX); size;
+	     size = plan_size_below(p, kind, size)) {
+		size_t given[PLACE_COUNT] = {0};
+
+		size_divide(p, kind, size, lack, given);
+		plan_size_place(p, kind, size, given);
+	}
+}
+
+/* What the tiers hold now, beside what was asked. */
+static void shares_count(struct plan *p, enum plan_kind kind, const double asked[PLACE_COUNT])
+{
+	struct plan_share *shares = kind == PLAN_PARAM ? p->param : p->optimizer;
+	double total = 0;
+
+	for (int place = 0; place < PLACE_COUNT; place++)
+		shares[place] = (struct plan_share){.asked = asked[place]};
+	for (size_t i = 0; i < p->unit_count; i++) {
+		struct plan_share *s = &shares[*place_of(&p->units[i], kind)];
+
+		s->elems += elems_of(&p->units[i], kind);
+		s->units++;
+		total += (double)elems_of(&p->units[i], kind);
+	}
+	for (int place = 0; place < PLACE_COUNT; place++)
+		shares[place].placed = (double)shares[place].elems / total;
 }
 
 static int home_of(int placement)
@@ -101,25 +170,33 @@ static int home_of(int placement)
 					 : PROTOCOL_HOME_NONE;
 }
 
-void plan_place(struct plan *p, const struct train_config *c)
+void plan_place_homes(struct plan *p, const struct train_config *c)
 {
-	const bool home_is_param = p->stage == 3 && p->place_param != PLACE_NONE;
-
-	optimizer_place(p, c);
+	shares_count(p, PLAN_PARAM, c->zero.offload_param);
+	shares_count(p, PLAN_STATE, c->zero.offload_optimizer);
+	p->daemon_units = p->act_blob_first = 0;
 	for (size_t i = 0; i < p->unit_count; i++) {
 		struct plan_unit *u = &p->units[i];
 		const bool offloaded = plan_unit_offloaded(u);
+		const bool home_is_param = p->stage == 3 && u->place_param != PLACE_NONE;
 
 		u->state_home = home_of(u->place_optimizer);
 		u->param_home =
-			offloaded && home_is_param ? home_of(p->place_param) : u->state_home;
-		u->param_blob = p->place_param != PLACE_NONE && !(offloaded && home_is_param);
+			offloaded && home_is_param ? home_of(u->place_param) : u->state_home;
+		u->param_blob = u->place_param != PLACE_NONE && !(offloaded && home_is_param);
 		if (offloaded)
 			u->daemon_idx = p->daemon_units++;
-		if (u->param_blob && p->place_param == PLACE_NVME)
+		if (u->param_blob && u->place_param == PLACE_NVME)
 			u->blob_idx = p->act_blob_first++;
 	}
 	p->grad_kept = p->daemon_units && (c->optimizer.clip > 0 || p->accumulation > 1);
-	p->needs_daemon = p->daemon_units || p->place_param != PLACE_NONE ||
+	p->needs_daemon = p->daemon_units || p->param[PLACE_NONE].units < p->unit_count ||
 			  p->place_activations != PLACE_NONE;
+}
+
+void plan_place(struct plan *p, const struct train_config *c)
+{
+	shares_place(p, PLAN_PARAM, c->zero.offload_param);
+	shares_place(p, PLAN_STATE, c->zero.offload_optimizer);
+	plan_place_homes(p, c);
 }

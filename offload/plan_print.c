@@ -4,10 +4,11 @@
  *
  * 1. Every table's lines add up to its total: parts of no bytes are left out, none is rounded away,
  *    since exact bytes stand beside the readable figure.
- * 2. A split of optimizer state is shown as asked and as placed, side by side.
+ * 2. A split of parameters or optimizer state is shown as asked and as placed, side by side.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "common/units.h"
 #include "offload/plan.h"
@@ -48,26 +49,52 @@ static void line_total(FILE *out, const char *name, uint64_t bytes, uint64_t bud
 	fputc('\n', out);
 }
 
-/* The tier that was asked to hold all of the optimizer's state; PLACE_COUNT: it is split. */
-static int optimizer_place(const struct plan *p)
+/* Units by tier, as the plan has them of parameters or of optimizer state. */
+struct split {
+	const char *name;
+	const struct plan_share *shares; /* PLACE_COUNT of them */
+	uint64_t bytes[PLACE_COUNT];     /* of this rank */
+	double largest;                  /* share of the largest unit */
+};
+
+static struct split split_of(const struct plan *p, bool param)
+{
+	struct split s = {
+		param ? "parameters" : "optimizer state", param ? p->param : p->optimizer, {0}, 0};
+	uint64_t elems = 0, largest = 0;
+
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		uint64_t n = s.shares[place].elems;
+
+		elems += n;
+		s.bytes[place] = param ? n * dtype_bytes(p->param_type) : plan_state_bytes(p, n);
+	}
+	for (size_t i = 0; i < p->unit_count; i++) {
+		const struct plan_unit *u = &p->units[i];
+		uint64_t n = param ? u->param_elems : u->opt_elems;
+
+		largest = n > largest ? n : largest;
+	}
+	s.largest = (double)largest / (double)elems;
+	return s;
+}
+
+/* The one tier that was asked to hold all units and does; PLACE_COUNT: they are split. */
+static int whole_place(const struct plan *p, const struct plan_share shares[PLACE_COUNT])
 {
 	int place = 0;
 
-	while (place < PLACE_COUNT && p->optimizer[place].asked < 1)
+	while (place < PLACE_COUNT &&
+	       (shares[place].asked < 1 || shares[place].units < p->unit_count))
 		place++;
 	return place;
 }
 
-static const char *optimizer_name(const struct plan *p)
+static const char *whole_name(const struct plan *p, const struct plan_share shares[PLACE_COUNT])
 {
-	int place = optimizer_place(p);
+	int place = whole_place(p, shares);
 
 	return place < PLACE_COUNT ? placement_name(place) : "split";
-}
-
-static uint64_t optimizer_bytes(const struct plan *p, int place)
-{
-	return plan_state_bytes(p, p->optimizer[place].elems);
 }
 
 static uint64_t model_state(const struct plan *p)
@@ -99,35 +126,32 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 		c->batch.global, c->batch.global == 1 ? "" : "s", c->data.sequence, p->accumulation,
 		p->accumulation == 1 ? "" : "es", c->batch.micro);
 	fprintf(out, "placement   parameters %s, optimizer %s, activations %s\n",
-		placement_name(p->place_param), optimizer_name(p),
+		whole_name(p, p->param), whole_name(p, p->optimizer),
 		placement_name(p->place_activations));
 	fprintf(out, "prefetch    %" PRIu64 " unit%s ahead, of %" PRIu64 " allowed\n", p->prefetch,
 		p->prefetch == 1 ? "" : "s", c->zero.prefetch);
 }
 
-/* What was asked of each tier, and what whole units make of it. */
-static void print_split(const struct plan *p, FILE *out)
+/* What was asked of each tier, and what whole units make of it; nothing when one has them all. */
+static void print_split(const struct plan *p, const struct split *split, FILE *out)
 {
 	static const char *const names[] = {"device", "host memory", "NVMe"};
-	uint64_t elems = 0, largest = 0;
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == PLACE_COUNT, "a name for each tier");
-	fprintf(out, "\noptimizer state, each rank%12s%10s%8s%16s\n", "asked", "placed", "units",
-		"bytes");
+	if (whole_place(p, split->shares) < PLACE_COUNT)
+		return;
+	fprintf(out, "\n%s, each rank%*s%10s%8s%16s\n", split->name,
+		(int)(27 - strlen(split->name)), "asked", "placed", "units", "bytes");
 	for (int place = 0; place < PLACE_COUNT; place++) {
-		const struct plan_share *s = &p->optimizer[place];
+		const struct plan_share *s = &split->shares[place];
 		char text[UNITS_TEXT_BYTES];
 
-		elems += s->elems;
-		if (s->asked > 0)
+		if (s->asked > 0 || s->units)
 			fprintf(out, "  %-24s%12.4f%10.4f%8zu%16" PRIu64 "%12s\n", names[place],
-				s->asked, s->placed, s->units, optimizer_bytes(p, place),
-				units_format_bytes(text, optimizer_bytes(p, place)));
+				s->asked, s->placed, s->units, split->bytes[place],
+				units_format_bytes(text, split->bytes[place]));
 	}
-	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->units[i].opt_elems > largest)
-			largest = p->units[i].opt_elems;
-	fprintf(out, "  %-24s%22.4f\n", "the largest unit", (double)largest / (double)elems);
+	fprintf(out, "  %-24s%22.4f\n", "the largest unit", split->largest);
 }
 
 static void print_device(const struct plan *p, FILE *out)
@@ -204,10 +228,12 @@ static void print_totals(const struct plan *p, FILE *out)
 
 int plan_print(const struct plan *plan, const struct train_config *config, FILE *out)
 {
+	const struct split param = split_of(plan, true), optimizer = split_of(plan, false);
+
 	errno = 0;
 	print_job(plan, config, out);
-	if (optimizer_place(plan) == PLACE_COUNT)
-		print_split(plan, out);
+	print_split(plan, &param, out);
+	print_split(plan, &optimizer, out);
 	print_device(plan, out);
 	if (plan->needs_daemon)
 		print_host(plan, out);
@@ -219,15 +245,17 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 	return 0;
 }
 
-static void json_optimizer(const struct plan *p, struct json *j)
+static void json_split(const struct plan *p, const char *name, bool param, struct json *j)
 {
-	json_object_begin(j, "optimizer_state");
+	const struct split split = split_of(p, param);
+
+	json_object_begin(j, name);
 	for (int place = 0; place < PLACE_COUNT; place++) {
 		json_object_begin(j, placement_name(place));
-		json_double(j, "asked", p->optimizer[place].asked);
-		json_double(j, "placed", p->optimizer[place].placed);
-		json_u64(j, "units", p->optimizer[place].units);
-		json_u64(j, "bytes", optimizer_bytes(p, place));
+		json_double(j, "asked", split.shares[place].asked);
+		json_double(j, "placed", split.shares[place].placed);
+		json_u64(j, "units", split.shares[place].units);
+		json_u64(j, "bytes", split.bytes[place]);
 		json_object_end(j);
 	}
 	json_object_end(j);
@@ -308,9 +336,10 @@ void plan_json(const struct plan *plan, struct json *json)
 	json_u64(json, "model_state_bytes", model_state(plan));
 	json_u64(json, "accumulation", plan->accumulation);
 	json_u64(json, "prefetch", plan->prefetch);
-	json_string(json, "offload_param", placement_name(plan->place_param));
-	json_string(json, "offload_optimizer", optimizer_name(plan));
-	json_optimizer(plan, json);
+	json_string(json, "offload_param", whole_name(plan, plan->param));
+	json_string(json, "offload_optimizer", whole_name(plan, plan->optimizer));
+	json_split(plan, "parameters", true, json);
+	json_split(plan, "optimizer_state", false, json);
 	json_string(json, "offload_activations", placement_name(plan->place_activations));
 	json_device(&plan->device, json);
 	json_host(&plan->host, json);

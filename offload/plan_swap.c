@@ -57,13 +57,13 @@ static void cache_drop(struct cache *cache, int key)
 }
 
 /* Adds up, over a pass, how often each unit is not in a gather slot. */
-static void pass_units(const struct arch *arch, struct cache *cache, uint64_t times,
-		       uint64_t *misses)
+static void pass_units(const struct plan *p, const struct arch *arch, struct cache *cache,
+		       uint64_t times, uint64_t *misses)
 {
 	for (size_t i = 0; i < arch->train_count; i++) {
 		int unit = arch->train[i].unit;
 
-		if (unit >= 0 && cache_use(cache, unit))
+		if (unit >= 0 && !plan_unit_resident(p, &p->units[unit]) && cache_use(cache, unit))
 			misses[unit] += times;
 	}
 }
@@ -119,11 +119,11 @@ static void traffic_param(const struct plan *p, const struct plan_unit *u, uint6
 	const bool offloaded = plan_unit_offloaded(u);
 	const bool home_in_swap = u->param_home == PROTOCOL_HOME_SWAP;
 
-	if (u->param_blob || p->place_param == PLACE_NONE) {
+	if (u->param_blob || u->place_param == PLACE_NONE) {
 		/* A step's parameters come from their home once, and take the place of a use. */
 		if (offloaded && home_in_swap)
 			s->step_read_bytes += u->opt_elems * param;
-		if (!u->param_blob || p->place_param != PLACE_NVME)
+		if (!u->param_blob || u->place_param != PLACE_NVME)
 			return;
 		if (offloaded && misses)
 			misses--;
@@ -154,9 +154,9 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 static void units_traffic(const struct plan *p, const struct arch *arch, struct cache *cache,
 			  uint64_t *misses)
 {
-	pass_units(arch, cache, 1, misses);
+	pass_units(p, arch, cache, 1, misses);
 	if (p->accumulation > 1)
-		pass_units(arch, cache, p->accumulation - 1, misses);
+		pass_units(p, arch, cache, p->accumulation - 1, misses);
 	step_units(p, cache, misses);
 }
 

@@ -88,7 +88,7 @@ static const struct conf_key schedule_keys[] = {
 
 static const struct conf_key zero_keys[] = {
 	{"stage", CONF_U64, AT(zero.stage), .max = 3},
-	{"offload_param", CONF_ENUM, AT(zero.offload_param), .names = placement_names},
+	{"offload_param", CONF_SHARES, AT(zero.offload_param), .names = placement_names},
 	{"offload_optimizer", CONF_SHARES, AT(zero.offload_optimizer), .names = placement_names},
 	{"offload_activations", CONF_ENUM, AT(zero.offload_activations), .names = placement_names},
 	{"prefetch", CONF_U64, AT(zero.prefetch), .min = 1, .max = 64},
@@ -164,7 +164,10 @@ static const struct train_config defaults = {
 		      .betas = {.at = {0.9, 0.95}, .count = 2}},
 	.schedule.type = SCHEDULE_COSINE,
 	.precision = PRECISION_BF16,
-	.zero = {.stage = 3, .offload_optimizer = {[PLACE_NONE] = 1}, .prefetch = 2},
+	.zero = {.stage = 3,
+		 .offload_param = {[PLACE_NONE] = 1},
+		 .offload_optimizer = {[PLACE_NONE] = 1},
+		 .prefetch = 2},
 	.nvme = {.engine = NVME_AUTO, .extent = 4u << 20, .queue_depth = 32},
 	.host.threads = 1,
 	.device = {.type = DEVICE_CPU, .count = 1},
@@ -292,21 +295,31 @@ static int check_place(const struct train_config *c, const struct conf_doc *doc,
 	return 0;
 }
 
-static int check_zero(const struct train_config *c, const struct conf_doc *doc, struct err *err)
+/* The same for all places that `key` gives a share to. */
+static int check_shares(const struct train_config *c, const struct conf_doc *doc, const char *key,
+			const double shares[PLACE_COUNT], struct err *err)
 {
-	const double *shares = c->zero.offload_optimizer;
-	int rc = check_place(c, doc, "zero.offload_param", c->zero.offload_param, err);
+	int rc = 0;
 
 	for (int place = 0; !rc && place < PLACE_COUNT; place++) {
 		char share[64];
 
 		/* A message stands at the share where shares are given, else at the word. */
-		snprintf(share, sizeof(share), "zero.offload_optimizer.%s", placement_name(place));
+		snprintf(share, sizeof(share), "%s.%s", key, placement_name(place));
 		if (!conf_has(doc, share))
 			*strrchr(share, '.') = '\0';
 		if (shares[place] > 0)
 			rc = check_place(c, doc, share, place, err);
 	}
+	return rc;
+}
+
+static int check_zero(const struct train_config *c, const struct conf_doc *doc, struct err *err)
+{
+	int rc = check_shares(c, doc, "zero.offload_param", c->zero.offload_param, err);
+
+	if (!rc)
+		rc = check_shares(c, doc, "zero.offload_optimizer", c->zero.offload_optimizer, err);
 	if (rc < 0)
 		return rc;
 	return check_place(c, doc, "zero.offload_activations", c->zero.offload_activations, err);

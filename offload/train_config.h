@@ -41,9 +41,10 @@ struct train_config {
 	int precision; /* enum train_precision */
 	struct {
 		uint64_t stage;
-		int offload_param, offload_activations; /* enum placement */
-		double offload_optimizer[PLACE_COUNT];  /* each tier's share, 1 in all */
-		uint64_t prefetch;                      /* units fetched ahead, at most */
+		double offload_param[PLACE_COUNT]; /* each tier's share, 1 in all */
+		double offload_optimizer[PLACE_COUNT];
+		int offload_activations; /* enum placement */
+		uint64_t prefetch;       /* units fetched ahead, at most */
 	} zero;
 	struct {
 		struct conf_strings paths;

@@ -47,18 +47,18 @@ struct rank {
 	struct err err;
 };
 
-static const char *optimizer_text(const struct order_setup *s)
+static const char *place_text(const char *place)
 {
-	return s->optimizer ? s->optimizer : "none";
+	return place ? place : "none";
 }
 
 const char *order_setup_text(const struct order_setup *s)
 {
-	static char text[160];
+	static char text[200];
 
 	snprintf(text, sizeof(text),
 		 "world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches, clip %d, %s,%s%s",
-		 s->world, s->stage, placement_name(s->param), optimizer_text(s),
+		 s->world, s->stage, place_text(s->param), place_text(s->optimizer),
 		 placement_name(s->activations), s->layers, s->accumulation, s->clip,
 		 s->bf16 ? "bf16" : "fp32", s->tight_device ? " tight device" : "",
 		 s->tight_host ? " tight host" : "");
@@ -85,7 +85,7 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "device: {memory: 64MiB, count: %u}\n",
 			   s->layers, VOCAB, SEQUENCE, MICRO * s->world * s->accumulation, MICRO,
 			   s->clip ? "0.5" : "0", s->bf16 ? "bf16" : "fp32", s->stage,
-			   placement_name(s->param), optimizer_text(s),
+			   place_text(s->param), place_text(s->optimizer),
 			   placement_name(s->activations), daemon->swap[0], s->world);
 
 	return train_config_parse("order", text, (size_t)len, &j->config, &j->doc, err);
@@ -489,7 +489,7 @@ void order_result_done(struct order_result *r)
 
 const char *order_result_differs(const struct order_result *a, const struct order_result *b)
 {
-	static char text[160];
+	static char text[200];
 
 	if (a->figure_count != b->figure_count)
 		return "another number of losses and norms";

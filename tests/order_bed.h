@@ -18,8 +18,8 @@
 
 struct order_setup {
 	unsigned world, stage, accumulation, layers;
-	int param, activations; /* enum placement */
-	const char *optimizer;  /* as in train.yaml, "none" when NULL */
+	int activations;               /* enum placement */
+	const char *param, *optimizer; /* as in train.yaml, "none" when NULL */
 	bool clip, bf16;
 	bool tight_device,
 		tight_host; /* budgets at which every buffer is there as seldom as can be */

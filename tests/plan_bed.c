@@ -41,10 +41,17 @@ void split(struct bed *bed, double none, double cpu, double nvme)
 	bed->config.zero.offload_optimizer[PLACE_NVME] = nvme;
 }
 
+void split_param(struct bed *bed, double none, double cpu, double nvme)
+{
+	bed->config.zero.offload_param[PLACE_NONE] = none;
+	bed->config.zero.offload_param[PLACE_CPU] = cpu;
+	bed->config.zero.offload_param[PLACE_NVME] = nvme;
+}
+
 void place(struct bed *bed, unsigned stage, int param, int optimizer, int activations)
 {
 	bed->config.zero.stage = stage;
-	bed->config.zero.offload_param = param;
+	split_param(bed, param == PLACE_NONE, param == PLACE_CPU, param == PLACE_NVME);
 	bed->config.zero.offload_activations = activations;
 	split(bed, optimizer == PLACE_NONE, optimizer == PLACE_CPU, optimizer == PLACE_NVME);
 }

@@ -22,8 +22,9 @@ struct bed {
 void bed_open(struct bed *bed);
 void bed_close(struct bed *bed);
 
-/* The optimizer's state by shares. */
+/* The optimizer's state by shares; and parameters. */
 void split(struct bed *bed, double none, double cpu, double nvme);
+void split_param(struct bed *bed, double none, double cpu, double nvme);
 void place(struct bed *bed, unsigned stage, int param, int optimizer, int activations);
 
 /* A plan that must be had; plan_free() it. */

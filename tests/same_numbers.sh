@@ -1,7 +1,7 @@
 #!/bin/bash
 # Goal: where and when may change, what may not. One small model is trained over placements, ZeRO
-# stages, swap engines, prefetch depths and optimizer threads, and over optimizer state split between
-# tiers; at equal world size every loss and every exported weight must be the same to the last bit.
+# stages, swap engines, prefetch depths and optimizer threads, and over parameters and optimizer state
+# split between tiers; at equal world size every loss and every exported weight must be the same to the last bit.
 # World sizes agree to 1e-5 (fp32).
 # Method: dsrun itself, real workers, a real daemon, real files; cmp of losses and safetensors.
 # Usage: same_numbers.sh [quick|full]. quick is the matrix of the project's promise; full adds every
@@ -99,25 +99,28 @@ for micro in 4 2; do
 		{ echo "run spill-$micro spills nothing"; fails=$((fails + 1)); }
 done
 
-# Optimizer state split between tiers, and the tiers that each split must have units on.
+# Optimizer state and parameters split between tiers, and the tiers that each split must have units on.
+params=(none cpu nvme '{cpu: 0.5, nvme: 0.5}' '{nvme: 0.4}')
+param_tiers=(none cpu nvme 'cpu nvme' 'none nvme')
 splits=('{cpu: 0.5}' '{nvme: 0.7}' '{cpu: 0.5, nvme: 0.3}' '{cpu: 0.3, nvme: 0.7}')
 tiers=('none cpu' 'none nvme' 'none cpu nvme' 'cpu nvme')
-split_is() { # NAME TIERS: are they placed so?
+split_is() { # NAME WHAT TIERS: is WHAT, of the plan's JSON, placed so?
 	local tier
-	"$B/bin/dsrun" --plan --json "$dir/$1.yaml" > "$dir/plan.json"
+	"$B/bin/dsrun" --plan --json "$dir/$1.yaml" | sed "s/.*\"$2\"://; s/}}.*//" > "$dir/plan.json"
 	for tier in none cpu nvme; do
 		grep -q "\"$tier\":{\"asked\":[^}]*\"units\":[1-9]" "$dir/plan.json" && echo $tier
-	done | paste -sd' ' | grep -qx "$2" ||
-		{ echo "run $1: units are not on $2"; fails=$((fails + 1)); }
+	done | paste -sd' ' | grep -qx "$3" ||
+		{ echo "run $1: $2 is not on $3"; fails=$((fails + 1)); }
 }
 for micro in 4 2; do for clip in 1.0 0; do
 	train split-ref 2 bf16 0 none none none auto 1 1 $micro $clip 64MiB || continue
-	for stage in 0 1 3; do for param in none cpu nvme; do for i in "${!splits[@]}"; do
+	for stage in 0 1 3; do for n in "${!params[@]}"; do for i in "${!splits[@]}"; do
 		# Every split at every stage and with every way of parameters, not all of them twice.
-		[ "$mode" = full ] || [ $(((stage + micro + i) % 2)) = 0 ] || [ $param = none ] || continue
-		name=split-m$micro-c$clip-s$stage-$param-$i
-		train "$name" 2 bf16 "$stage" $param "${splits[i]}" none auto 2 2 $micro $clip 64MiB &&
-			like "$name" split-ref && split_is "$name" "${tiers[i]}"
+		[ "$mode" = full ] || [ $(((stage + micro + i) % 2)) = 0 ] || [ "$n" = 0 ] || continue
+		name=split-m$micro-c$clip-s$stage-$n-$i
+		train "$name" 2 bf16 "$stage" "${params[n]}" "${splits[i]}" none auto 2 2 $micro $clip \
+			64MiB && like "$name" split-ref && split_is "$name" optimizer_state "${tiers[i]}" &&
+			split_is "$name" parameters "${param_tiers[n]}"
 		rm -f "$dir/$name.safetensors"
 	done; done; done
 done; done
@@ -132,10 +135,10 @@ like fp32-w1-nvme fp32-1
 if [ "$mode" = full ]; then
 	for precision in bf16 fp32; do for micro in 4 2; do for clip in 1.0 0; do
 		train "mref" 2 $precision 0 none none none auto 1 1 $micro $clip 64MiB || continue
-		for stage in 0 1 3; do for param in none cpu nvme; do for optimizer in none cpu nvme "${splits[@]}"; do
+		for stage in 0 1 3; do for param in "${params[@]}"; do for optimizer in none cpu nvme "${splits[@]}"; do
 		for act in none cpu nvme; do
-			name=mix-$precision-m$micro-c$clip-s$stage-$param-${optimizer//[^a-z0-9.]/}-$act
-			train "$name" 2 $precision $stage $param "$optimizer" $act auto 2 2 $micro $clip 64MiB &&
+			name=mix-$precision-m$micro-c$clip-s$stage-${param//[^a-z0-9.]/}-${optimizer//[^a-z0-9.]/}-$act
+			train "$name" 2 $precision $stage "$param" "$optimizer" $act auto 2 2 $micro $clip 64MiB &&
 				like "$name" mref
 			rm -f "$dir/$name.safetensors" "$dir/$name.jsonl"
 		done; done; done; done

@@ -72,7 +72,7 @@ static void check_arena(const struct plan *p)
 		if (p->units[i].param_home == PROTOCOL_HOME_MEMORY)
 			tile(&at, p->units[i].param_home_offset, p->units[i].opt_elems * param);
 	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->units[i].param_blob && p->place_param == PLACE_CPU)
+		if (p->units[i].param_blob && p->units[i].place_param == PLACE_CPU)
 			tile(&at, p->units[i].param_blob_offset, p->units[i].param_elems * param);
 	ck_assert_uint_eq(at, h->param_bytes);
 	tile(&at, h->act_offset, h->act_region_bytes);
@@ -104,7 +104,8 @@ static void check_device(const struct plan *p)
 				  d->act_buffers * d->act_bytes + d->workspace_bytes +
 				  d->kept_blocks * d->kept_bytes + d->small_bytes + d->own_bytes);
 	ck_assert_uint_le(d->total_bytes, d->budget_bytes);
-	ck_assert((d->gather_slots == 0) == (p->stage < 3 && p->place_param == PLACE_NONE));
+	ck_assert((d->gather_slots == 0) ==
+		  (p->stage < 3 && p->param[PLACE_NONE].units == p->unit_count));
 	ck_assert((d->part_cast_bytes > 0) == (p->grad_type == DTYPE_BF16));
 	ck_assert_uint_eq(d->act_buffers, p->place_activations == PLACE_NONE ? p->act_count : 3);
 }
@@ -113,6 +114,7 @@ static void check_device(const struct plan *p)
 struct held {
 	uint64_t opt[PLACE_COUNT], units[PLACE_COUNT];
 	uint64_t param; /* between uses */
+	uint64_t param_at[PLACE_COUNT], param_units[PLACE_COUNT];
 	uint64_t homes; /* the optimizer's own copies, apart from what phases read */
 	size_t blobs, daemon;
 	bool state_swap, param_swap; /* of the daemon's units */
@@ -125,11 +127,13 @@ static struct held held_by(const struct plan *p)
 	for (size_t i = 0; i < p->unit_count; i++) {
 		const struct plan_unit *u = &p->units[i];
 		const bool offloaded = u->place_optimizer != PLACE_NONE;
-		const bool is_home = offloaded && p->stage == 3 && p->place_param != PLACE_NONE;
+		const bool is_home = offloaded && p->stage == 3 && u->place_param != PLACE_NONE;
 
 		h.opt[u->place_optimizer] += u->opt_elems;
 		h.units[u->place_optimizer]++;
 		h.param += u->param_elems;
+		h.param_at[u->place_param] += u->param_elems;
+		h.param_units[u->place_param]++;
 		if (offloaded) {
 			ck_assert_uint_eq(u->daemon_idx, h.daemon);
 			h.daemon++;
@@ -137,11 +141,11 @@ static struct held held_by(const struct plan *p)
 		if (offloaded && !is_home)
 			h.homes += u->opt_elems;
 		/* Parameters that phases read are on the device, a home, or the worker's own. */
-		ck_assert(u->param_blob == (p->place_param != PLACE_NONE && !is_home));
+		ck_assert(u->param_blob == (u->place_param != PLACE_NONE && !is_home));
 		ck_assert((u->param_home == PROTOCOL_HOME_NONE) == !offloaded);
 		ck_assert((u->state_home == PROTOCOL_HOME_SWAP) ==
 			  (u->place_optimizer == PLACE_NVME));
-		if (u->param_blob && p->place_param == PLACE_NVME) {
+		if (u->param_blob && u->place_param == PLACE_NVME) {
 			ck_assert_uint_eq(u->blob_idx, h.blobs);
 			ck_assert_uint_eq(p->blobs[h.blobs],
 					  u->param_elems * dtype_bytes(p->param_type));
@@ -165,7 +169,7 @@ static void check_places(const struct plan *p, const struct train_config *c)
 	ck_assert_uint_eq(p->swap.state_bytes, plan_state_bytes(p, h.opt[PLACE_NVME]));
 	ck_assert_uint_eq(p->device.param_bytes + p->host.param_bytes + p->swap.param_bytes,
 			  (h.param + h.homes) * param);
-	ck_assert((p->device.param_bytes > 0) == (p->place_param == PLACE_NONE));
+	ck_assert_uint_eq(p->device.param_bytes, h.param_at[PLACE_NONE] * param);
 	ck_assert(p->grad_kept == (h.daemon && waits));
 	ck_assert_uint_eq(p->device.grad_bytes, h.opt[PLACE_NONE] * grad);
 	ck_assert_uint_eq(p->host.grad_bytes + p->swap.grad_bytes,
@@ -180,31 +184,38 @@ static void check_places(const struct plan *p, const struct train_config *c)
 }
 
 /* The shares that the plan states are those of its units, near to what was asked. */
-static void check_shares(const struct plan *p, const struct train_config *c)
+static void check_split(const struct plan_share *shares, const double *asked, const uint64_t *elems,
+			const uint64_t *units, uint64_t block)
 {
-	const struct held h = held_by(p);
-	uint64_t all = h.opt[PLACE_NONE] + h.opt[PLACE_CPU] + h.opt[PLACE_NVME], block = 0;
+	uint64_t all = elems[PLACE_NONE] + elems[PLACE_CPU] + elems[PLACE_NVME];
 
-	for (size_t i = 1; i < p->unit_count; i++)
-		block = p->units[i].opt_elems;
 	for (int place = 0; place < PLACE_COUNT; place++) {
-		const struct plan_share *s = &p->optimizer[place];
+		const struct plan_share *s = &shares[place];
 		double off = s->asked - s->placed;
 
-		ck_assert(s->asked == c->zero.offload_optimizer[place]);
-		ck_assert_uint_eq(s->elems, h.opt[place]);
-		ck_assert_uint_eq(s->units, h.units[place]);
-		ck_assert_double_eq_tol(s->placed, (double)h.opt[place] / (double)all, 1e-12);
+		ck_assert(s->asked == asked[place]);
+		ck_assert_uint_eq(s->elems, elems[place]);
+		ck_assert_uint_eq(s->units, units[place]);
+		ck_assert_double_eq_tol(s->placed, (double)elems[place] / (double)all, 1e-12);
 		ck_assert(s->asked > 0 || s->units == 0);
 		ck_assert_msg(off * off <= 1.0 * block * block / ((double)all * (double)all),
 			      "tier %d: asked %g, has %g", place, s->asked, s->placed);
 	}
 }
 
+static void check_shares(const struct plan *p, const struct train_config *c)
+{
+	const struct plan_unit *last = &p->units[p->unit_count - 1];
+	const struct held h = held_by(p);
+
+	check_split(p->optimizer, c->zero.offload_optimizer, h.opt, h.units, last->opt_elems);
+	check_split(p->param, c->zero.offload_param, h.param_at, h.param_units, last->param_elems);
+}
+
 static void check_rest(const struct plan *p, const struct train_config *c)
 {
 	const struct held h = held_by(p);
-	const bool nvme = p->place_param == PLACE_NVME || h.units[PLACE_NVME] ||
+	const bool nvme = h.param_units[PLACE_NVME] || h.units[PLACE_NVME] ||
 			  p->place_activations == PLACE_NVME;
 	uint64_t bytes = 0;
 
@@ -231,8 +242,8 @@ static void check_rest(const struct plan *p, const struct train_config *c)
 		p->world * (p->device.total_bytes + p->host.total_bytes + p->base_worker_bytes) +
 			p->base_daemon_bytes + p->base_launcher_bytes + comm_shm_bytes(p->world));
 	ck_assert((p->base_daemon_bytes > 0) == p->needs_daemon);
-	ck_assert(p->needs_daemon ==
-		  (h.daemon || p->place_param != PLACE_NONE || p->place_activations != PLACE_NONE));
+	ck_assert(p->needs_daemon == (h.daemon || h.param_units[PLACE_NONE] < p->unit_count ||
+				      p->place_activations != PLACE_NONE));
 }
 
 static const double splits[][PLACE_COUNT] = {
@@ -264,16 +275,18 @@ static void check_least(struct bed *bed, unsigned world)
 START_TEST(every_placement_is_consistent)
 {
 	static const unsigned worlds[] = {1, 2, 3, 4};
-	const int param = _i % 3, activations = _i / 3 % 3;
-	const double *shares = splits[_i / 9];
+	const int activations = _i % 3, param = _i / 3 % SPLITS, optimizer = _i / 3 / SPLITS;
+	const double *shares = splits[optimizer], *params = splits[param];
+	/* Splits meet a third, or a ninth, of the combinations, every value of each among them. */
+	const unsigned stride = (optimizer < PLACE_COUNT ? 1 : 3) * (param < PLACE_COUNT ? 1 : 3);
 	struct bed bed = {0};
 
 	bed_open(&bed);
-	/* A split meets a third of the combinations, every value of each among them. */
-	for (unsigned n = 0; n < 4 * 4 * 2 * 2 * 2; n += _i / 9 < PLACE_COUNT ? 1 : 3) {
+	for (unsigned n = 0; n < 4 * 4 * 2 * 2 * 2; n += stride) {
 		struct plan *p;
 
-		place(&bed, n % 4, param, PLACE_NONE, activations);
+		place(&bed, n % 4, PLACE_NONE, PLACE_NONE, activations);
+		split_param(&bed, params[PLACE_NONE], params[PLACE_CPU], params[PLACE_NVME]);
 		split(&bed, shares[PLACE_NONE], shares[PLACE_CPU], shares[PLACE_NVME]);
 		bed.config.precision = n & 16 ? PRECISION_BF16 : PRECISION_FP32;
 		bed.config.batch.micro = n & 32 ? 1 : 24 / worlds[n / 4 % 4];
@@ -679,7 +692,7 @@ int main(void)
 		perror(swap_dir);
 		return EXIT_FAILURE;
 	}
-	tcase_add_loop_test(tc, every_placement_is_consistent, 0, 9 * SPLITS);
+	tcase_add_loop_test(tc, every_placement_is_consistent, 0, 3 * SPLITS * SPLITS);
 	tcase_add_test(tc, memory_of_gpus_is_not_the_hosts);
 	tcase_add_test(tc, device_budget_to_the_byte);
 	tcase_add_test(tc, host_budget_to_the_byte);

@@ -62,6 +62,44 @@ START_TEST(shares_become_units)
 }
 END_TEST
 
+/* Parameters of each tier are spread over the order of units. */
+START_TEST(parameters_are_spread)
+{
+	static const struct {
+		double shares[PLACE_COUNT];
+		int places[9]; /* of the embedding, a block's size here, then of blocks 1 to 8 */
+	} cases[] = {
+		{{0, 1, 0}, {1, 1, 1, 1, 1, 1, 1, 1, 1}},
+		{{0, 1.0 / 3, 2.0 / 3}, {2, 1, 2, 2, 1, 2, 2, 1, 2}},
+		{{0, 2.0 / 3, 1.0 / 3}, {1, 2, 1, 1, 2, 1, 1, 2, 1}},
+		{{1.0 / 3, 1.0 / 3, 1.0 / 3}, {0, 1, 2, 0, 1, 2, 0, 1, 2}},
+		{{0.11, 0, 0.89}, {2, 2, 2, 2, 0, 2, 2, 2, 2}},
+	};
+	struct arch_unit units[9] = {{.elems = 0}};
+	struct arch arch = {.units = units, .unit_count = 9, .act_count = 1};
+	struct bed bed = {0};
+
+	bed_open(&bed);
+	for (size_t i = 0; i < 9; i++)
+		units[i].elems = 4096;
+	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
+		const double *s = cases[n].shares;
+		struct plan *p = NULL;
+		struct err err = {0};
+
+		split_param(&bed, s[PLACE_NONE], s[PLACE_CPU], s[PLACE_NVME]);
+		ck_assert_msg(plan_make(&bed.config, bed.doc, &arch, 2, &p, &err) == 0, "%s",
+			      err.text);
+		for (size_t i = 0; i < 9; i++)
+			ck_assert_msg(p->units[i].place_param == cases[n].places[i],
+				      "case %zu: unit %zu is on tier %d", n, i,
+				      p->units[i].place_param);
+		plan_free(p);
+	}
+	bed_close(&bed);
+}
+END_TEST
+
 /* What plan_make() says when it refuses. */
 static const char *refusal(const struct bed *bed, struct err *err)
 {
@@ -178,6 +216,7 @@ START_TEST(table_and_json_show_the_split)
 	json_object_end(&json);
 	ck_assert_ptr_nonnull(json_text(&json));
 	ck_assert(strstr(json_text(&json), "\"offload_optimizer\":\"split\""));
+	ck_assert(strstr(json_text(&json), "\"parameters\":{\"none\":{\"asked\":1,"));
 	snprintf(member, sizeof(member), "\"nvme\":{\"asked\":0.3,\"placed\":");
 	ck_assert_msg(strstr(json_text(&json), member), "%s", json_text(&json));
 	snprintf(member, sizeof(member), "\"units\":%zu,\"bytes\":%ju}",
@@ -248,6 +287,7 @@ int main(void)
 		return EXIT_FAILURE;
 	}
 	tcase_add_test(tc, shares_become_units);
+	tcase_add_test(tc, parameters_are_spread);
 	tcase_add_test(tc, shares_that_fit);
 	tcase_add_test(tc, host_shares_that_fit);
 	tcase_add_test(tc, table_and_json_show_the_split);

@@ -194,6 +194,9 @@ static const struct wrong {
 	 "cpu needs host.memory",
 	 {HOST, "host: {threads: 2}"}},
 	{{ZERO, "zero: {offload_optimizer: ^disk}"}, "one of none, cpu, nvme", {0}},
+	{{ZERO, "zero: {offload_param: ^{cpu: 0.7, nvme: 0.4}}"}, "add up to 1.1", {0}},
+	{{ZERO, "zero: {offload_param: {nvme: ^0.5}}"}, "needs nvme.paths", {NVME, ""}},
+	{{ZERO, "zero: {offload_param: {cpu: ^0.5}}"}, "cpu needs host.memory", {HOST, ""}},
 	{{ZERO, "zero: {offload_optimizer: ^0.5}"}, "one of none, cpu, nvme", {0}},
 	{{ZERO, "zero: {offload_optimizer: ^[cpu, nvme]}"}, "a word or a mapping of shares", {0}},
 	{{ZERO, "zero: {offload_optimizer: {cpu: 0.5, ^nvem: 0.3}}"}, "did you mean 'nvme'", {0}},
@@ -295,10 +298,8 @@ static void text_make(char *text, const struct edit *edits, size_t count, unsign
 	}
 }
 
-static bool shares_are(const struct train_config *c, double none, double cpu, double nvme)
+static bool shares_are(const double *shares, double none, double cpu, double nvme)
 {
-	const double *shares = c->zero.offload_optimizer;
-
 	return shares[PLACE_NONE] == none && shares[PLACE_CPU] == cpu && shares[PLACE_NVME] == nvme;
 }
 
@@ -396,8 +397,8 @@ START_TEST(example_means_what_it_says)
 	ck_assert(c.schedule.min_lr == 3e-5);
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert_uint_eq(c.zero.stage, 3);
-	ck_assert_int_eq(c.zero.offload_param, PLACE_NVME);
-	ck_assert(shares_are(&c, 0, 0, 1));
+	ck_assert(c.zero.offload_param[PLACE_NVME] == 1);
+	ck_assert(shares_are(c.zero.offload_optimizer, 0, 0, 1));
 	ck_assert_int_eq(c.zero.offload_activations, PLACE_NONE);
 	ck_assert_uint_eq(c.zero.prefetch, 2);
 	ck_assert_uint_eq(c.nvme.paths.count, 1);
@@ -446,8 +447,9 @@ START_TEST(defaults_are_documented)
 	ck_assert(c.schedule.warmup == 0 && c.schedule.min_lr == 0);
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert(c.zero.stage == 3 && c.zero.prefetch == 2);
-	ck_assert(c.zero.offload_param == PLACE_NONE && c.zero.offload_activations == PLACE_NONE);
-	ck_assert(shares_are(&c, 1, 0, 0));
+	ck_assert(c.zero.offload_param[PLACE_NONE] == 1);
+	ck_assert(c.zero.offload_activations == PLACE_NONE);
+	ck_assert(shares_are(c.zero.offload_optimizer, 1, 0, 0));
 	ck_assert(c.nvme.paths.count == 0 && c.nvme.engine == NVME_AUTO);
 	ck_assert(c.nvme.extent == 4 << 20 && c.nvme.queue_depth == 32);
 	ck_assert(c.host.memory == 0 && c.host.threads == 1);
@@ -528,7 +530,7 @@ START_TEST(a_cuda_device_has_heads_of_256_at_most)
 END_TEST
 
 /* One representation, whatever was written: a word is all of it, the device has the rest. */
-START_TEST(shares_of_the_optimizer)
+START_TEST(shares_of_units)
 {
 	static const struct {
 		const char *text;
@@ -553,8 +555,16 @@ START_TEST(shares_of_the_optimizer)
 		snprintf(line, sizeof(line), "zero: {offload_optimizer: %s}", cases[i].text);
 		text_make(text, &(struct edit){ZERO, line}, 1, &at_line, &at_column);
 		doc = parse(text, &c);
-		ck_assert_msg(shares_are(&c, cases[i].none, cases[i].cpu, cases[i].nvme), "%s",
-			      line);
+		ck_assert_msg(shares_are(c.zero.offload_optimizer, cases[i].none, cases[i].cpu,
+					 cases[i].nvme),
+			      "%s", line);
+		conf_free(doc);
+		snprintf(line, sizeof(line), "zero: {offload_param: %s}", cases[i].text);
+		text_make(text, &(struct edit){ZERO, line}, 1, &at_line, &at_column);
+		doc = parse(text, &c);
+		ck_assert_msg(shares_are(c.zero.offload_param, cases[i].none, cases[i].cpu,
+					 cases[i].nvme),
+			      "%s", line);
 		conf_free(doc);
 	}
 }
@@ -650,7 +660,7 @@ int main(void)
 	tcase_add_test(tc, defaults_are_documented);
 	tcase_add_test(tc, a_cuda_device_is_as_built);
 	tcase_add_test(tc, a_cuda_device_has_heads_of_256_at_most);
-	tcase_add_test(tc, shares_of_the_optimizer);
+	tcase_add_test(tc, shares_of_units);
 	tcase_add_test(tc, lending_is_no_order);
 	tcase_add_test(tc, accumulation_follows);
 	tcase_add_test(tc, rate_by_hand);
