@@ -150,7 +150,7 @@ struct plan {
 	uint64_t host_budget_bytes;
 };
 
-/* Are parameters in device memory between uses, and whole there? Then no slot is needed for them. */
+/* Are parameters on the device between uses, and whole there? Then no slot is needed for them. */
 static inline bool plan_unit_resident(const struct plan *plan, const struct plan_unit *unit)
 {
 	return plan->stage < 3 && unit->place_param == PLACE_NONE;
