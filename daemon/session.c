@@ -384,7 +384,10 @@ static void opened_log(const struct session *s, const struct nvme_info *info)
 		log_info("daemon",
 			 "%s: session of %s of memory, %s of swap by %s in %u directories", s->name,
 			 memory, swap, nvme_engine_name(info->engine), p->open.path_count);
-	else
+	if (s->store && info->weights_reason[0])
+		log_info("daemon", "%s: shares of the directories: %s", s->name,
+			 info->weights_reason);
+	if (!s->store)
 		log_info("daemon", "%s: session of %s of memory", s->name, memory);
 }
 

@@ -60,6 +60,15 @@ int nvme_file_open(const char *dir, uint64_t bytes, struct nvme_file *ret, struc
 	return 0;
 }
 
+uint64_t nvme_file_room(const char *dir)
+{
+	struct statvfs vfs;
+
+	if (statvfs(dir, &vfs) < 0 || vfs.f_blocks == 0)
+		return UINT64_MAX;
+	return (uint64_t)vfs.f_bavail * vfs.f_frsize;
+}
+
 /* A descriptor or -errno. */
 static int make_unnamed(const char *dir, int extra_flags)
 {

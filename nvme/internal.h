@@ -1,4 +1,4 @@
-/* Private to nvme/: the swap files and the table of functions of an engine. */
+/* Private to nvme/: where extents lie, the swap files, and the table of functions of an engine. */
 #ifndef NVME_INTERNAL_H
 #define NVME_INTERNAL_H
 
@@ -8,6 +8,50 @@
 
 #include "common/err.h"
 #include "nvme/nvme.h"
+
+/* An extent's place, and what is known of what lies there. */
+struct nvme_place {
+	uint64_t offset;
+	uint32_t crc;
+	uint16_t path;
+	bool written;
+};
+
+/* An object: its extents' places are neighbours in the table. */
+struct nvme_span {
+	uint64_t bytes;
+	uint32_t extent_bytes, extent_count;
+	size_t first_place;
+};
+
+struct nvme_layout {
+	struct nvme_span *spans;
+	size_t object_count;
+	struct nvme_place *places;
+	uint64_t file_bytes[NVME_PATHS_MAX];
+};
+
+/*
+ * Places all extents of a checked configuration by `weights` (all above 0), as far as each path has
+ * room for them. On failure, too, nvme_layout_done frees what there is.
+ */
+int nvme_layout_init(struct nvme_layout *l, const struct nvme_config *config, const double *weights,
+		     const uint64_t *rooms, struct err *err);
+void nvme_layout_done(struct nvme_layout *l);
+
+/* Without padding. */
+uint32_t nvme_span_extent_bytes(const struct nvme_span *o, uint32_t extent);
+uint64_t nvme_padded(uint64_t bytes);
+
+/*
+ * Fills ret[path_count], the largest of which is 1, with config->weights or with what is measured
+ * where those are missing, and `reason` with where they come from, "" for one path. Never fails:
+ * what cannot be measured is taken for equal, and the reason says why.
+ */
+void nvme_weigh(const struct nvme_config *config, double *ret, char *reason, size_t reason_bytes);
+
+/* Bytes free for us on the filesystem of `dir`; UINT64_MAX when it cannot say. */
+uint64_t nvme_file_room(const char *dir);
 
 /* One unnamed, preallocated file of a directory. */
 struct nvme_file {

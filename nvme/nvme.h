@@ -27,6 +27,9 @@ enum nvme_engine { NVME_AUTO, NVME_URING, NVME_LIBAIO, NVME_ENGINE_COUNT };
 #define NVME_QUEUE_DEPTH_MAX 4096u
 #define NVME_REGIONS_MAX     8u
 
+/* What measuring a path writes there at first; smaller stores are not worth it. */
+#define NVME_WEIGH_BYTES (16u << 20)
+
 /*
  * An object of `bytes`, in extents of `extent_bytes` (a multiple of NVME_ALIGN), the last one
  * possibly shorter; on disk and in buffers it is padded to NVME_ALIGN.
@@ -43,22 +46,34 @@ struct nvme_config {
 	unsigned queue_depth; /* transfers in flight per directory, 1..NVME_QUEUE_DEPTH_MAX */
 	const struct nvme_object *objects; /* ids are indices; borrowed for the call */
 	size_t object_count;
+	/*
+	 * The speed of each path beside the others, in any unit, finite and above 0; borrowed for
+	 * the call. The paths share the bytes in this proportion. NULL: equally where all paths
+	 * are of one filesystem or the store is small, else as nvme_store_open measures.
+	 */
+	const double *weights;
 };
 
 /* What was chosen; filled by nvme_store_open, texts live as long as the store. */
 struct nvme_info {
 	enum nvme_engine engine;
-	const char *engine_reason;  /* for auto: why; "" otherwise */
-	const char *direct_warning; /* the paths without O_DIRECT; NULL when all have it */
-	const char *space_warning;  /* the paths that cannot preallocate; NULL when all can */
-	uint32_t align_bytes;       /* the strictest of the paths */
-	uint64_t file_bytes;        /* preallocated over all paths */
+	const char *engine_reason;      /* for auto: why; "" otherwise */
+	const char *direct_warning;     /* the paths without O_DIRECT; NULL when all have it */
+	const char *space_warning;      /* the paths that cannot preallocate; NULL when all can */
+	uint32_t align_bytes;           /* the strictest of the paths */
+	uint64_t file_bytes;            /* preallocated over all paths */
+	double weights[NVME_PATHS_MAX]; /* of the paths, the largest is 1 */
+	const char *weights_reason;     /* where they come from; "" for one path */
+	uint64_t path_bytes[NVME_PATHS_MAX]; /* of file_bytes, on each path */
 };
 
 /*
  * Makes and preallocates the files. ERR_CANTCREAT names the path, the bytes wanted and the bytes
  * free when the space is not there; ERR_CONFIG for a path that is no writable directory or an
- * engine by name that cannot be had. `auto` takes io_uring, else libaio.
+ * engine by name that cannot be had. `auto` takes io_uring, else libaio. Where paths of different
+ * filesystems come without weights, it first writes and reads on all of them at once for a moment
+ * (NVME_WEIGH_BYTES on each, then at most 0.2 s). Weights decide how fast transfers are, nothing
+ * else.
  */
 int nvme_store_open(const struct nvme_config *config, struct nvme_store **ret,
 		    struct nvme_info *ret_info, struct err *err);

@@ -23,14 +23,15 @@
  *  4. The eventfd is readable whenever a poll would find something: the engine signals completions,
  *     and what is refused or left over by a bounded poll is signalled here.
  *  5. `done` is called from nvme_poll and nvme_wait only, and those do not nest.
- *  6. Places are the only way from (object, extent) to (path, offset): another version of an extent
- *     is another place.
+ *  6. Places (layout.c) are the only way from (object, extent) to (path, offset): another version
+ *     of an extent is another place.
  */
 #include "nvme/nvme.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,23 +58,9 @@
 /* Refusals of a submission while the kernel holds nothing whose end could change its mind. */
 #define STALLS_MAX 1000u
 
-struct place {
-	uint64_t offset;
-	uint32_t crc;
-	uint16_t path;
-	bool written;
-};
-
-struct object {
-	uint64_t bytes;
-	uint32_t extent_bytes, extent_count;
-	size_t first_place;
-};
-
 struct path {
 	char *name;
 	struct nvme_file file;
-	uint64_t bytes;
 	struct nvme_io *head, *tail; /* waiting */
 	unsigned in_flight;
 };
@@ -82,9 +69,8 @@ struct nvme_store {
 	struct path paths[NVME_PATHS_MAX];
 	int fds[NVME_PATHS_MAX];
 	size_t path_count;
-	struct object *objects;
-	size_t object_count;
-	struct place *places;
+	struct nvme_layout layout;
+	double weights[NVME_PATHS_MAX];
 	unsigned queue_depth, slot_count;
 
 	const struct nvme_engine_ops *ops;
@@ -104,15 +90,16 @@ struct nvme_store {
 	struct nvme_stats stats;
 	struct err error;  /* of the first failed transfer */
 	struct err reason; /* of the engine */
-	char direct_warning[1024], space_warning[1024];
+	char direct_warning[1024], space_warning[1024], weights_reason[1024];
 };
 
 static int check_config(const struct nvme_config *config, struct err *err);
 static int lay_out(struct nvme_store *s, const struct nvme_config *config, struct err *err);
+static int make_slots(struct nvme_store *s, const struct nvme_config *config, struct err *err);
 static int open_files(struct nvme_store *s, const struct nvme_config *config, struct err *err);
 static int open_engine(struct nvme_store *s, enum nvme_engine engine, struct err *err);
 static void fill_info(const struct nvme_store *s, struct nvme_info *ret);
-static struct place *place_of(const struct nvme_store *s, uint32_t object, uint32_t extent);
+static struct nvme_place *place_of(const struct nvme_store *s, uint32_t object, uint32_t extent);
 static void refuse(struct nvme_store *s, struct nvme_io *io, int rc);
 static void deliver_refused(struct nvme_store *s);
 static void start_waiting(struct nvme_store *s, struct path *path);
@@ -137,6 +124,8 @@ int nvme_store_open(const struct nvme_config *config, struct nvme_store **ret,
 		return err_sys(err, -ENOMEM, "swap store");
 	s->event_fd = -1;
 	rc = lay_out(s, config, err);
+	if (rc == 0)
+		rc = make_slots(s, config, err);
 	if (rc == 0)
 		rc = open_files(s, config, err);
 	if (rc == 0)
@@ -167,32 +156,12 @@ struct nvme_store *nvme_store_free(struct nvme_store *s)
 		close(s->paths[i].file.fd);
 		free(s->paths[i].name);
 	}
-	free(s->objects);
-	free(s->places);
+	nvme_layout_done(&s->layout);
 	free(s->slots);
 	free(s->staged);
 	free(s->free_slots);
 	free(s);
 	return NULL;
-}
-
-static uint64_t padded(uint64_t bytes)
-{
-	return (bytes + NVME_ALIGN - 1) / NVME_ALIGN * NVME_ALIGN;
-}
-
-uint64_t nvme_store_bytes(const struct nvme_object *objects, size_t object_count)
-{
-	uint64_t sum = 0;
-	size_t i;
-
-	for (i = 0; i < object_count; i++) {
-		if (objects[i].bytes > INT64_MAX - NVME_ALIGN ||
-		    padded(objects[i].bytes) > INT64_MAX - sum)
-			return UINT64_MAX;
-		sum += padded(objects[i].bytes);
-	}
-	return sum;
 }
 
 int nvme_store_register(struct nvme_store *s, void *base, size_t bytes, struct err *err)
@@ -207,30 +176,27 @@ int nvme_store_register(struct nvme_store *s, void *base, size_t bytes, struct e
 
 uint32_t nvme_extent_count(const struct nvme_store *s, uint32_t object)
 {
-	assert(object < s->object_count);
-	return s->objects[object].extent_count;
+	assert(object < s->layout.object_count);
+	return s->layout.spans[object].extent_count;
 }
 
 uint32_t nvme_extent_bytes(const struct nvme_store *s, uint32_t object, uint32_t extent)
 {
-	const struct object *o = &s->objects[object];
-
-	assert(object < s->object_count && extent < o->extent_count);
-	if (extent + 1 < o->extent_count)
-		return o->extent_bytes;
-	return (uint32_t)(o->bytes - (uint64_t)extent * o->extent_bytes);
+	assert(object < s->layout.object_count);
+	assert(extent < s->layout.spans[object].extent_count);
+	return nvme_span_extent_bytes(&s->layout.spans[object], extent);
 }
 
 void nvme_submit(struct nvme_store *s, struct nvme_io *io)
 {
-	const struct place *place = place_of(s, io->object, io->extent);
+	const struct nvme_place *place = place_of(s, io->object, io->extent);
 	struct path *path = &s->paths[place->path];
 
 	assert((uintptr_t)io->buf % NVME_ALIGN == 0);
 	io->next = NULL;
 	io->path = place->path;
 	io->offset = place->offset;
-	io->len = (uint32_t)padded(nvme_extent_bytes(s, io->object, io->extent));
+	io->len = (uint32_t)nvme_padded(nvme_extent_bytes(s, io->object, io->extent));
 	io->moved = 0;
 	io->started_ns = io->ended_ns = 0;
 	io->attempts = 0;
@@ -345,55 +311,31 @@ static int check_config(const struct nvme_config *c, struct err *err)
 				       "too many extents",
 				       o->bytes, o->extent_bytes);
 	}
+	for (i = 0; c->weights && i < c->path_count; i++)
+		if (!isfinite(c->weights[i]) || c->weights[i] <= 0)
+			return err_set(err, ERR_CONFIG,
+				       "%s: a weight of %g, only numbers above 0 can be used",
+				       c->paths[i], c->weights[i]);
 	if (nvme_store_bytes(c->objects, c->object_count) == UINT64_MAX)
 		return err_set(err, ERR_CONFIG, "the swap files would be larger than 2^63 bytes");
 	return 0;
 }
 
-static int lay_out_tables(struct nvme_store *s, const struct nvme_config *config)
-{
-	size_t i, place_count = 0;
-
-	s->object_count = config->object_count;
-	s->objects = calloc(s->object_count + 1, sizeof(*s->objects));
-	if (!s->objects)
-		return -ENOMEM;
-	for (i = 0; i < s->object_count; i++) {
-		struct object *o = &s->objects[i];
-
-		o->bytes = config->objects[i].bytes;
-		o->extent_bytes = config->objects[i].extent_bytes;
-		o->extent_count = (uint32_t)((o->bytes + o->extent_bytes - 1) / o->extent_bytes);
-		o->first_place = place_count;
-		place_count += o->extent_count;
-	}
-	s->places = calloc(place_count + 1, sizeof(*s->places));
-	return s->places ? 0 : -ENOMEM;
-}
-
-/*
- * Round robin over the directories, beginning with another one for each object; what one object has
- * in one directory lies together, in order.
- */
 static int lay_out(struct nvme_store *s, const struct nvme_config *config, struct err *err)
 {
-	uint32_t extent, i;
-	size_t object;
-	int rc;
+	uint64_t rooms[NVME_PATHS_MAX];
+	size_t i;
 
-	rc = lay_out_tables(s, config);
-	if (rc < 0)
-		return err_sys(err, rc, "swap store of %zu objects", config->object_count);
-	for (object = 0; object < s->object_count; object++) {
-		for (extent = 0; extent < s->objects[object].extent_count; extent++) {
-			struct place *p = &s->places[s->objects[object].first_place + extent];
+	nvme_weigh(config, s->weights, s->weights_reason, sizeof(s->weights_reason));
+	for (i = 0; i < config->path_count; i++)
+		rooms[i] = nvme_file_room(config->paths[i]);
+	return nvme_layout_init(&s->layout, config, s->weights, rooms, err);
+}
 
-			p->path = (uint16_t)((object + extent) % config->path_count);
-			p->offset = s->paths[p->path].bytes;
-			s->paths[p->path].bytes +=
-				padded(nvme_extent_bytes(s, (uint32_t)object, extent));
-		}
-	}
+static int make_slots(struct nvme_store *s, const struct nvme_config *config, struct err *err)
+{
+	unsigned i;
+
 	s->queue_depth = config->queue_depth;
 	s->slot_count = (unsigned)config->path_count * config->queue_depth;
 	s->slots = calloc(s->slot_count, sizeof(struct nvme_io *));
@@ -425,7 +367,7 @@ static int open_files(struct nvme_store *s, const struct nvme_config *config, st
 		p->name = strdup(config->paths[i]);
 		if (!p->name)
 			return err_sys(err, -ENOMEM, "swap store");
-		rc = nvme_file_open(p->name, p->bytes, &p->file, err);
+		rc = nvme_file_open(p->name, s->layout.file_bytes[i], &p->file, err);
 		if (rc < 0) {
 			free(p->name);
 			return rc;
@@ -472,7 +414,9 @@ static int open_engine(struct nvme_store *s, enum nvme_engine engine, struct err
 
 static void fill_info(const struct nvme_store *s, struct nvme_info *ret)
 {
-	struct nvme_info info = {.engine = NVME_URING, .engine_reason = s->reason.text};
+	struct nvme_info info = {.engine = NVME_URING,
+				 .engine_reason = s->reason.text,
+				 .weights_reason = s->weights_reason};
 	size_t i;
 
 	if (s->ops == &nvme_libaio_ops)
@@ -482,7 +426,9 @@ static void fill_info(const struct nvme_store *s, struct nvme_info *ret)
 	if (s->space_warning[0])
 		info.space_warning = s->space_warning;
 	for (i = 0; i < s->path_count; i++) {
-		info.file_bytes += s->paths[i].bytes;
+		info.weights[i] = s->weights[i];
+		info.path_bytes[i] = s->layout.file_bytes[i];
+		info.file_bytes += s->layout.file_bytes[i];
 		if (s->paths[i].file.align_bytes > info.align_bytes)
 			info.align_bytes = s->paths[i].file.align_bytes;
 	}
@@ -491,10 +437,11 @@ static void fill_info(const struct nvme_store *s, struct nvme_info *ret)
 
 /* Transfers. */
 
-static struct place *place_of(const struct nvme_store *s, uint32_t object, uint32_t extent)
+static struct nvme_place *place_of(const struct nvme_store *s, uint32_t object, uint32_t extent)
 {
-	assert(object < s->object_count && extent < s->objects[object].extent_count);
-	return &s->places[s->objects[object].first_place + extent];
+	assert(object < s->layout.object_count);
+	assert(extent < s->layout.spans[object].extent_count);
+	return &s->layout.places[s->layout.spans[object].first_place + extent];
 }
 
 /* The first failure is the one to read; later ones mostly follow from it. */
@@ -556,7 +503,7 @@ static void release_slot(struct nvme_store *s, struct nvme_io *io)
 
 static void start_waiting(struct nvme_store *s, struct path *path)
 {
-	struct place *place;
+	struct nvme_place *place;
 	struct nvme_io *io;
 
 	while (path->head && path->in_flight < s->queue_depth) {
@@ -683,7 +630,7 @@ static int judge(struct nvme_store *s, struct nvme_io *io, int res)
 /* A transfer moved all its bytes: the table learns of a write, a read is checked against it. */
 static int conclude(struct nvme_store *s, struct nvme_io *io)
 {
-	struct place *place = place_of(s, io->object, io->extent);
+	struct nvme_place *place = place_of(s, io->object, io->extent);
 	uint32_t bytes = nvme_extent_bytes(s, io->object, io->extent);
 
 	if (io->write) {

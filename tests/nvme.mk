@@ -1,4 +1,4 @@
-TESTS            += t_nvme t_nvme_faults t_nvme_mounts
+TESTS            += t_nvme t_nvme_faults t_nvme_mounts t_nvme_weights
 t_nvme_SRCS      := tests/nvme_bed.c
 t_nvme_USES      := nvme common
 t_nvme_faults_SRCS := tests/nvme_bed.c
@@ -10,3 +10,5 @@ t_nvme_faults_WRAP := calloc strdup open unlink fcntl fstatfs fstatvfs statx get
     io_setup io_submit io_getevents
 t_nvme_mounts_SRCS := tests/nvme_bed.c
 t_nvme_mounts_USES := nvme common
+t_nvme_weights_SRCS := tests/nvme_bed.c
+t_nvme_weights_USES := nvme common

@@ -617,6 +617,41 @@ START_TEST(the_kth_call_fails)
 }
 END_TEST
 
+/* Measuring paths is a matter of speed: without it they are equal, and the store says why. */
+START_TEST(measuring_fails)
+{
+	static const struct nvme_object large = {64ull << 20, 1u << 20};
+	const char *dirs[2] = {paths[0], "/dev/shm"};
+	struct nvme_config config = {.paths = dirs,
+				     .path_count = 2,
+				     .engine = NVME_AUTO,
+				     .queue_depth = 4,
+				     .objects = &large,
+				     .object_count = 1};
+	struct nvme_store *store;
+	struct nvme_info info;
+	struct stat a, b;
+	struct err err;
+
+	if (stat(dirs[0], &a) < 0 || stat(dirs[1], &b) < 0 || a.st_dev == b.st_dev ||
+	    access(dirs[1], W_OK) < 0) {
+		printf("measuring_fails: no second filesystem that can be written to\n");
+		return;
+	}
+	/* The first calloc is the store's, the next are the measuring's and those of its store. */
+	fault.armed = true;
+	fault.fail_at = (unsigned)_i;
+	ck_assert_msg(nvme_store_open(&config, &store, &info, &err) == 0, "%s", err.text);
+	fault.armed = false;
+	ck_assert(fault.fired);
+	ck_assert_ptr_nonnull(strstr(info.weights_reason, "equal: measuring failed: "));
+	ck_assert_double_eq(info.weights[0], info.weights[1]);
+	ck_assert_uint_eq(info.path_bytes[0], info.path_bytes[1]);
+	nvme_store_free(store);
+	ck_assert_uint_eq(bed_dir_entries(paths[0]), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("nvme_faults");
@@ -640,6 +675,7 @@ int main(void)
 	tcase_add_test(t, no_io_uring);
 	tcase_add_test(t, old_kernels_and_locked_memory);
 	tcase_add_loop_test(t, the_kth_call_fails, 0, 4);
+	tcase_add_loop_test(t, measuring_fails, 2, 9);
 	suite_add_tcase(suite, t);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
