@@ -11,9 +11,39 @@
 
 #include "kernels/adam_kernels.h"
 
+/*
+ * Elements that are asked of memory ahead of those in work. Division and square root keep a core
+ * about as long as memory does, so that what waits in its window reaches too few lines ahead by
+ * itself: 256 to 1024 measured alike, none at all 5 to 8 % slower.
+ */
+#define ADAM_AHEAD 512u
+#define ADAM_LINE  64u
+
 struct adam_vec {
 	struct vec p, m, v;
 };
+
+VEC_INLINE void adam_ask(const void *at, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i += ADAM_LINE)
+		__builtin_prefetch((const char *)at + i);
+}
+
+/* Asks for the 2 * VEC_LANES elements at i, whole lines of each vector. */
+VEC_INLINE void adam_ask_lanes(const struct adam *a, size_t i, enum dtype grad_type,
+			       enum dtype param_type)
+{
+	const size_t n = 2 * VEC_LANES;
+	const size_t grad_bytes = grad_type == DTYPE_BF16 ? 2 : 4;
+	const size_t param_bytes = param_type == DTYPE_BF16 ? 2 : 4;
+
+	adam_ask((const char *)a->grad + i * grad_bytes, n * grad_bytes);
+	adam_ask((const char *)a->param + i * param_bytes, n * param_bytes);
+	if (param_type == DTYPE_BF16)
+		adam_ask(a->lo + i, n * sizeof(*a->lo));
+	adam_ask(a->m + i, n * sizeof(*a->m));
+	adam_ask(a->v + i, n * sizeof(*a->v));
+}
 
 VEC_INLINE struct adam_vec adam_element(const struct adam_scalars *s, struct adam_vec x,
 					struct vec grad, struct vec decay)
@@ -81,6 +111,11 @@ VEC_INLINE void adam_range(const struct adam *a, size_t begin, size_t end, float
 	struct vec factor = vec_set(decay);
 	size_t i = begin;
 
+	for (; end - i >= 2 * VEC_LANES; i += 2 * VEC_LANES) {
+		adam_ask_lanes(&step, i + ADAM_AHEAD, grad_type, param_type);
+		adam_lanes(&step, &s, i, VEC_LANES, factor, grad_type, param_type);
+		adam_lanes(&step, &s, i + VEC_LANES, VEC_LANES, factor, grad_type, param_type);
+	}
 	for (; end - i >= VEC_LANES; i += VEC_LANES)
 		adam_lanes(&step, &s, i, VEC_LANES, factor, grad_type, param_type);
 	if (i < end)

@@ -26,8 +26,8 @@ static void range_move(const struct adam *a, size_t begin, size_t end, float dec
 		move_lanes(hi + i);
 		move_lanes(step.lo + i);
 		move_lanes(step.m + i);
-		move_lanes(step.v + i);
 		move_lanes(step.m + i + VEC_LANES);
+		move_lanes(step.v + i);
 		move_lanes(step.v + i + VEC_LANES);
 	}
 }
