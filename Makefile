@@ -176,6 +176,9 @@ check-shell:
 check-text:
 	$(Q)tests/lint/text.sh
 
+# PyTorch and DeepSpeed, which the benchmarks measure beside, in a Python environment of their own.
+peers: deps
+	$(Q)bench/peers/install.sh $${DSRUN_PEERS:-$(B)/peers}
 bench: deps
 	$(Q)$(submake) bench-run
 bench-run: all benches
@@ -194,6 +197,6 @@ format:
 clean:
 	rm -rf $(B)
 .PHONY: all config deps deps-build deps-check check-thread check-thread-run quickstart check check-run check-long check-long-run tests benches lint check-layers \
-	check-headers check-isa check-owners check-includes check-man check-shell check-text bench bench-run $(bench_names:%=bench-%) $(bench_names:%=bench-run-%) format clean
+	check-headers check-isa check-owners check-includes check-man check-shell check-text peers bench bench-run $(bench_names:%=bench-%) $(bench_names:%=bench-run-%) format clean
 .SECONDARY:
 -include $(shell find $(B) -path '$(B)/san-*' -prune -o -name '*.d' -print 2>/dev/null)
