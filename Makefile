@@ -4,7 +4,8 @@
 #   make check          the same set-up, then every test; check-long: the tests that take longer;
 #                       check-thread: the tests with threads, under ThreadSanitizer
 #   make check-gpu | bench-gpu   on a machine with a GPU; `make gpu` makes a folder to carry to one
-#   make all | lint | bench | bench-NAME (adam, nvme, swap, ...) | install | uninstall | clean | format | deps
+#   make bench | bench-NAME (adam, nvme, swap, ...) | peers (PyTorch, DeepSpeed: to measure beside)
+#   make all | lint | install | uninstall | clean | format | deps
 #   make V=1 SAN=address,undefined | SAN=thread, B=dir, CC=clang, NVCC= (leave CUDA out)
 
 DSRUN_VERSION := 0.1.0

@@ -5,8 +5,8 @@
  * number of parameters in 2^20, 0: what memory allows, up to 1024. PYTHON runs SCRIPT, which is
  * bench/peers/adam.py, for DeepSpeed's CPUAdam and PyTorch's fused AdamW.
  *
- * Measured is a whole step of bf16 training: bf16 gradient in, fp32 master (split) and moments, bf16
- * parameter out. Beside it adam_host_move, the limit: it reads and writes the same 26 bytes a
+ * Measured is a whole step of bf16 training: bf16 gradient in, fp32 master (split) and moments,
+ * bf16 parameter out. Beside it adam_host_move, the limit: it reads and writes the same 26 bytes a
  * parameter and computes nothing. And the peers, for the same job: their three passes. All take
  * turns, so that a neighbour's noise hits each, and the medians are taken. Each of the threads owns
  * a slice, which it touches first; peers are processes of their own, with as many threads.
