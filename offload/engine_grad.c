@@ -328,29 +328,31 @@ static int steps_submit(struct engine *e, double scale, struct err *err)
 	return 0;
 }
 
-/* Adam on the device for unit u, whose partition of parameters begins at `param`. */
-static void adam_on_device(struct engine *e, int u, void *param, double scale)
+/* The optimizer on the device for unit u, whose partition of parameters begins at `param`. */
+static void optimize_on_device(struct engine *e, int u, void *param, double scale)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
 	const struct train_config *c = e->config;
 	const struct unit_state *s = &e->units[u];
-	struct adam_hyper hyper = {.lr = e->lr,
-				   .beta1 = c->optimizer.betas.at[0],
-				   .beta2 = c->optimizer.betas.at[1],
-				   .eps = c->optimizer.eps,
-				   .weight_decay = c->optimizer.weight_decay};
-	struct adam a = {.count = pu->opt_elems,
-			 .decay_count = unit_decay(e, (size_t)u),
-			 .grad = s->grad,
-			 .grad_type = e->plan->grad_kept_type,
-			 .param_type = e->plan->param_type,
-			 .param = param,
-			 .lo = s->lo,
-			 .m = s->m,
-			 .v = s->v,
-			 .scalars = adam_scalars_make(&hyper, e->step, scale)};
+	struct optimizer_hyper hyper = {.kind = OPTIMIZER_ADAMW,
+					.moments = MOMENTS_F32,
+					.lr = e->lr,
+					.beta1 = c->optimizer.betas.at[0],
+					.beta2 = c->optimizer.betas.at[1],
+					.eps = c->optimizer.eps,
+					.weight_decay = c->optimizer.weight_decay};
+	struct optimizer_step step = {.kind = hyper.kind,
+				      .moments = hyper.moments,
+				      .count = pu->opt_elems,
+				      .decay_count = unit_decay(e, (size_t)u),
+				      .grad = s->grad,
+				      .grad_type = e->plan->grad_kept_type,
+				      .param_type = e->plan->param_type,
+				      .param = param,
+				      .state = {.moment = {s->m, s->v}, .lo = s->lo},
+				      .scalars = optimizer_scalars_make(&hyper, e->step, scale)};
 
-	adam_step(e->compute, &a);
+	optimizer_step(e->compute, &step);
 }
 
 /* The partition is all that ranks keep of the unit: nothing has to be gathered to step it. */
@@ -362,7 +364,7 @@ static int step_part(struct engine *e, int u, double scale, struct err *err)
 	if (rc < 0)
 		return rc;
 	unit_await(e, u, slot, e->compute);
-	adam_on_device(e, u, unit_mem(e, u, slot) + e->rank * bytes, scale);
+	optimize_on_device(e, u, unit_mem(e, u, slot) + e->rank * bytes, scale);
 	device_event_record(e->gather_slots[slot].ready, e->compute);
 	return unit_write_back(e, u, slot, err);
 }
@@ -376,7 +378,7 @@ static int step_on_device(struct engine *e, int u, double scale, struct err *err
 	int slot = -1, rc;
 
 	if (s->replica == REPLICA_PART) {
-		adam_on_device(e, u, s->mem, scale);
+		optimize_on_device(e, u, s->mem, scale);
 		device_event_record(s->replica_written, e->compute);
 		return 0;
 	}
@@ -386,9 +388,9 @@ static int step_on_device(struct engine *e, int u, double scale, struct err *err
 	if (rc < 0)
 		return rc;
 	unit_await(e, u, slot, e->compute);
-	adam_on_device(e, u,
-		       unit_mem(e, u, slot) + (pu->opt_elems < pu->padded ? e->rank * bytes : 0),
-		       scale);
+	optimize_on_device(
+		e, u, unit_mem(e, u, slot) + (pu->opt_elems < pu->padded ? e->rank * bytes : 0),
+		scale);
 	return unit_spread(e, u, slot, err);
 }
 

@@ -6,7 +6,7 @@
 
 #include <stdatomic.h>
 
-#include "kernels/adam.h"
+#include "kernels/optimizer.h"
 #include "kernels/vector.h"
 #include "offload/client.h"
 #include "offload/engine.h"

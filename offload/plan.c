@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "comm/comm.h"
+#include "kernels/optimizer.h"
 #include "kernels/vector.h"
 #include "nvme/nvme.h"
 #include "offload/plan_internal.h"
@@ -92,7 +93,7 @@ static uint64_t grow(const struct knob *knobs, size_t count, uint64_t total, uin
 
 uint64_t plan_state_bytes(const struct plan *p, uint64_t elems)
 {
-	return elems * (4 + 4 + (p->param_type == DTYPE_BF16 ? 2 : 0));
+	return optimizer_state_bytes(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, elems);
 }
 
 uint64_t plan_state_swap_bytes(const struct plan *p, uint64_t elems)

@@ -21,6 +21,7 @@
 #include "common/units.h"
 #include "kernels/attention.h"
 #include "kernels/device.h"
+#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
 

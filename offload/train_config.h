@@ -14,7 +14,6 @@ enum placement { PLACE_NONE, PLACE_CPU, PLACE_NVME, PLACE_COUNT };
 enum train_arch { ARCH_GPT2 };
 enum train_precision { PRECISION_FP32, PRECISION_BF16 };
 enum train_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
-enum train_optimizer { OPTIMIZER_ADAMW };
 
 struct train_config {
 	struct {
@@ -29,7 +28,7 @@ struct train_config {
 		uint64_t global, micro; /* sequences: in a step of all ranks; in a pass of one */
 	} batch;
 	struct {
-		int type;                           /* enum train_optimizer */
+		int type;                           /* enum optimizer_kind */
 		double lr, eps, weight_decay, clip; /* clip 0: none */
 		struct conf_doubles betas;
 	} optimizer;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "kernels/device.h"
+#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/train_config.h"
 
