@@ -12,3 +12,7 @@ t_nvme_mounts_SRCS := tests/nvme_bed.c
 t_nvme_mounts_USES := nvme common
 t_nvme_weights_SRCS := tests/nvme_bed.c
 t_nvme_weights_USES := nvme common
+TESTS            += t_nvme_figures t_nvme_measure
+t_nvme_figures_USES := nvme common
+t_nvme_measure_USES := nvme common
+t_nvme_measure_WRAP := calloc mmap eventfd fallocate io_setup io_uring_queue_init_params
