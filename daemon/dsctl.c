@@ -1,5 +1,5 @@
 /*
- * dsctl: asks a running dsoffloadd how it is. See dsctl(1).
+ * dsctl: asks a running dsoffloadd how it is, and, in dsctl_bench.c, measures for it. See dsctl(1).
  *
  * The daemon answers with JSON, which --json prints as it came; without it the same text is read
  * back with the configuration parser, of which JSON is a part, and printed for people.
@@ -14,19 +14,19 @@
 
 #include "common/conf.h"
 #include "common/units.h"
+#include "daemon/dsctl.h"
 #include "offload/client.h"
 
-#define DEFAULT_SOCKET "/run/dsoffload/dsoffload.sock"
-
 static const char help[] =
-	"usage: dsctl status|jobs [options]\n"
-	"Asks the offload daemon of this host.\n"
+	"usage: dsctl status|jobs|bench [options]\n"
+	"Asks the offload daemon of this host, or measures for it.\n"
 	"\n"
 	"  status              the daemon: quotas and what is used of them, sessions, work done\n"
 	"  jobs                a line for each session\n"
+	"  bench               measures swap directories; dsctl bench --help tells more\n"
 	"\n"
 	"  -j, --json          print the answer as JSON\n"
-	"  -s, --socket PATH   where it listens, default " DEFAULT_SOCKET "\n"
+	"  -s, --socket PATH   where it listens, default " DSCTL_SOCKET "\n"
 	"  -V, --version       print the version\n"
 	"  -h, --help          print this\n"
 	"\n"
@@ -188,6 +188,24 @@ static void jobs_print(const struct jobs *jobs)
 		       units_format_bytes(out, j->work.written_bytes));
 }
 
+int dsctl_sessions(const char *socket, uint64_t *ret_open, struct err *err)
+{
+	struct status status = {.version = NULL};
+	struct conf_doc *doc = NULL;
+	char *text = NULL;
+	int rc = client_query(socket, PROTOCOL_QUERY_STATUS, &text, err);
+
+	if (rc == 0)
+		rc = conf_parse("the daemon's answer", text, strlen(text), status_keys, &status,
+				&doc, err);
+	free(text);
+	if (rc < 0)
+		return rc;
+	*ret_open = status.open;
+	conf_free(doc);
+	return 0;
+}
+
 static int answer_print(enum protocol_query_what what, const char *text, struct err *err)
 {
 	struct status status = {.version = NULL};
@@ -254,7 +272,7 @@ static int options_parse(int argc, char **argv, struct options *ret, int *ret_st
 		}
 	}
 	if (argc - optind != 1)
-		*ret_status = usage("expected one command, status or jobs", "");
+		*ret_status = usage("expected one command, status, jobs or bench", "");
 	else if (strcmp(argv[optind], "status") == 0)
 		ret->what = PROTOCOL_QUERY_STATUS;
 	else if (strcmp(argv[optind], "jobs") == 0)
@@ -266,11 +284,14 @@ static int options_parse(int argc, char **argv, struct options *ret, int *ret_st
 
 int main(int argc, char **argv)
 {
-	struct options options = {.socket = DEFAULT_SOCKET};
+	struct options options = {.socket = DSCTL_SOCKET};
 	struct err err = {.code = 0};
 	char *text = NULL;
 	int rc, status;
 
+	/* It has options of its own, which follow its name. */
+	if (argc > 1 && strcmp(argv[1], "bench") == 0)
+		return dsctl_bench(argc - 1, argv + 1);
 	if (!options_parse(argc, argv, &options, &status))
 		return fflush(stdout) == 0 ? status : err_exit_status(ERR_IO);
 	rc = client_query(options.socket, options.what, &text, &err);

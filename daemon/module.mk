@@ -1,6 +1,6 @@
 MODULES         += daemon
 daemon_NOTIFY   := daemon/notify_$(if $(SYSTEMD),systemd,none).c
-daemon_SRCS     := $(filter-out daemon/notify_% daemon/dsoffloadd.c daemon/dsctl.c,\
+daemon_SRCS     := $(filter-out daemon/notify_% daemon/dsoffloadd.c daemon/dsctl% daemon/endurance.c,\
                      $(sort $(wildcard daemon/*.c))) $(daemon_NOTIFY)
 daemon_USES     := nvme kernels common
 daemon_CFLAGS   := -DDSRUN_VERSION='"$(DSRUN_VERSION)"' \
@@ -11,8 +11,9 @@ dsoffloadd_SRCS := daemon/dsoffloadd.c
 dsoffloadd_USES := daemon nvme kernels common
 # Of kernels' libraries the daemon needs none: without this it would load a BLAS and its threads.
 dsoffloadd_LIBS   := -Wl,--as-needed
-dsctl_SRCS      := daemon/dsctl.c
-dsctl_USES      := offload common
+dsctl_SRCS      := $(sort $(wildcard daemon/dsctl*.c)) daemon/endurance.c
+dsctl_USES      := offload comm nvme kernels common
+dsctl_LIBS      := -Wl,--as-needed
 
 # Without libsystemd there is nobody to say READY=1 or to pet a watchdog.
 $(B)/dsoffloadd.service: etc/dsoffloadd.service.in

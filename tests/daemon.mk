@@ -14,3 +14,6 @@ t_daemon_hostile_SRCS := tests/daemon_bed.c
 t_daemon_hostile_USES := offload nvme kernels common
 t_daemon_trace_SRCS := tests/daemon_bed.c
 t_daemon_trace_USES := offload nvme kernels common
+TESTS         += t_endurance
+t_endurance_SRCS := daemon/endurance.c
+t_endurance_USES := common
