@@ -22,17 +22,15 @@ struct chunk {
 	uint64_t first; /* element of the unit */
 	size_t count;
 	uint8_t *param;
-	float *m, *v;
-	int16_t *lo;
+	struct optimizer_state state;
 	uint8_t *grad; /* kept */
 };
 
-/* m, v and lo of `total` elements lie one behind the other; these are those from `first` on. */
-static void state_of(struct chunk *c, uint8_t *base, uint64_t total, uint64_t first)
+/* The state of `total` elements is at `base`; this is that from `first` on. */
+static struct optimizer_state state_of(const struct session_plan *p, uint8_t *base, uint64_t total,
+				       uint64_t first)
 {
-	c->m = (float *)(void *)base + first;
-	c->v = (float *)(void *)base + total + first;
-	c->lo = (int16_t *)(void *)(base + 2 * total * sizeof(float)) + first;
+	return optimizer_state_at(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, base, total, first);
 }
 
 static struct chunk chunk_of(const struct task *t)
@@ -49,9 +47,9 @@ static struct chunk chunk_of(const struct task *t)
 	else if (t->buffer)
 		c.param = t->buffer + p->buffer_offset[PART_PARAM];
 	if (u->home[PART_STATE] == PROTOCOL_HOME_MEMORY)
-		state_of(&c, s->own + u->state_offset, u->wire.elems, c.first);
+		c.state = state_of(p, s->own + u->state_offset, u->wire.elems, c.first);
 	else if (t->buffer)
-		state_of(&c, t->buffer + p->buffer_offset[PART_STATE], c.count, 0);
+		c.state = state_of(p, t->buffer + p->buffer_offset[PART_STATE], c.count, 0);
 	if (u->home[PART_GRAD] == PROTOCOL_HOME_MEMORY)
 		c.grad = s->own + u->grad_offset + session_part_bytes(p, PART_GRAD, c.first);
 	else if (u->home[PART_GRAD] == PROTOCOL_HOME_SWAP && t->buffer)
@@ -79,20 +77,20 @@ static void step(struct task *t)
 	bool from_arena = t->op->sub.flags & PROTOCOL_FLAG_FROM_ARENA;
 	struct chunk c = chunk_of(t);
 	uint64_t decay = u->wire.decay_elems, began = session_now_ns();
-	struct adam a = {
+	struct optimizer_step o = {
+		.kind = OPTIMIZER_ADAMW,
+		.moments = MOMENTS_F32,
 		.count = c.count,
 		.decay_count = decay > c.first ? (size_t)min_u64(decay - c.first, c.count) : 0,
 		.grad = from_arena ? arena_grad(t, &c) : c.grad,
 		.grad_type = from_arena ? p->grad_type : p->kept_type,
 		.param_type = p->param_type,
 		.param = c.param,
-		.lo = c.lo,
-		.m = c.m,
-		.v = c.v,
+		.state = c.state,
 		.scalars = t->op->scalars,
 	};
 
-	adam_host_step(&a);
+	optimizer_host_step(&o);
 	atomic_fetch_add_explicit(&s->adam_ns, session_now_ns() - began, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->stepped_elems, c.count, memory_order_relaxed);
 }
@@ -144,9 +142,9 @@ static void import_chunk(struct task *t)
 		memcpy(c.param, from, c.count * sizeof(float));
 	else
 		for (size_t i = 0; i < c.count; i++)
-			bf16_split(from[i], &hi[i], &c.lo[i]);
-	memcpy(c.m, from + c.count, c.count * sizeof(float));
-	memcpy(c.v, from + 2 * c.count, c.count * sizeof(float));
+			bf16_split(from[i], &hi[i], &c.state.lo[i]);
+	optimizer_moments_import(OPTIMIZER_ADAMW, MOMENTS_F32, &c.state, c.count,
+				 (const float *const[]){from + c.count, from + 2 * c.count});
 }
 
 static void export_chunk(struct task *t)
@@ -159,9 +157,9 @@ static void export_chunk(struct task *t)
 		memcpy(to, c.param, c.count * sizeof(float));
 	else
 		for (size_t i = 0; i < c.count; i++)
-			to[i] = bf16_join(hi[i], c.lo[i]);
-	memcpy(to + c.count, c.m, c.count * sizeof(float));
-	memcpy(to + 2 * c.count, c.v, c.count * sizeof(float));
+			to[i] = bf16_join(hi[i], c.state.lo[i]);
+	optimizer_moments_export(OPTIMIZER_ADAMW, MOMENTS_F32, &c.state, c.count,
+				 (float *const[]){to + c.count, to + 2 * c.count});
 }
 
 void compute_run(struct pool_job *job)

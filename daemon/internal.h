@@ -18,7 +18,7 @@
 #include "daemon/pool.h"
 #include "daemon/session.h"
 #include "daemon/session_plan.h"
-#include "kernels/adam.h"
+#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
 
@@ -44,7 +44,7 @@ struct op {
 	bool buffered;         /* its transfers and its work go through a chunk buffer */
 	uint32_t object;       /* not buffered, reads or writes: where to ... */
 	uint64_t stride_bytes; /* ... and how far apart its chunks are in the arena */
-	struct adam_scalars scalars;
+	struct optimizer_scalars scalars;
 
 	uint64_t first, count;  /* chunks, or extents of a blob */
 	uint64_t started, done; /* of `count` */

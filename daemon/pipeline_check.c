@@ -106,7 +106,9 @@ static int step_plan(const struct session *s, struct op *op, struct err *err)
 {
 	const struct session_plan *p = s->plan;
 	const struct unit_plan *u = op->unit;
-	const struct adam_hyper hyper = {
+	const struct optimizer_hyper hyper = {
+		.kind = OPTIMIZER_ADAMW,
+		.moments = MOMENTS_F32,
 		.lr = op->sub.lr,
 		.beta1 = p->open.beta1,
 		.beta2 = p->open.beta2,
@@ -122,7 +124,7 @@ static int step_plan(const struct session *s, struct op *op, struct err *err)
 		return bad_place(op, err, bytes);
 	if (op->sub.step == 0 || !isfinite(op->sub.lr) || !isfinite(op->sub.grad_scale))
 		return bad(op, err, "step 0, or a rate or scale that is not finite");
-	op->scalars = adam_scalars_make(&hyper, op->sub.step, op->sub.grad_scale);
+	op->scalars = optimizer_scalars_make(&hyper, op->sub.step, op->sub.grad_scale);
 	op->writes = swapped(u, PART_BIT(PART_PARAM) | PART_BIT(PART_STATE));
 	op->reads = op->writes | (from_arena ? 0 : swapped(u, PART_BIT(PART_GRAD)));
 	op->buffered = op->reads != 0;

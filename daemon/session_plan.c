@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/optimizer.h"
+
 /* 2^40 elements and 2^46 bytes: far past any host, and sums of thousands stay far from 2^64. */
 #define ELEMS_MAX         (UINT64_C(1) << 40)
 #define DATA_BYTES_MAX    (UINT64_C(1) << 46)
@@ -85,7 +87,7 @@ uint64_t unit_chunk_elems(const struct session_plan *p, const struct unit_plan *
 
 static uint64_t state_bytes(const struct session_plan *p, uint64_t elems)
 {
-	return elems * (2 * sizeof(float) + (p->param_type == DTYPE_BF16 ? sizeof(int16_t) : 0));
+	return optimizer_state_bytes(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, elems);
 }
 
 uint64_t session_part_bytes(const struct session_plan *p, enum part part, uint64_t elems)

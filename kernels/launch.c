@@ -13,6 +13,7 @@
 #include "kernels/linear.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
+#include "kernels/optimizer.h"
 #include "kernels/rotary.h"
 #include "kernels/vector.h"
 
@@ -200,4 +201,11 @@ void adam_step(struct device_stream *stream, const struct adam *a)
 {
 	assert(a->decay_count <= a->count);
 	device_launch(stream, OP_ADAM, a, sizeof(*a));
+}
+
+void optimizer_step(struct device_stream *stream, const struct optimizer_step *step)
+{
+	const struct adam adam = optimizer_adam(step);
+
+	adam_step(stream, &adam);
 }
