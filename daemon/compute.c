@@ -30,7 +30,8 @@ struct chunk {
 static struct optimizer_state state_of(const struct session_plan *p, uint8_t *base, uint64_t total,
 				       uint64_t first)
 {
-	return optimizer_state_at(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, base, total, first);
+	return optimizer_state_at(p->hyper.kind, p->hyper.moments, p->param_type, base, total,
+				  first);
 }
 
 static struct chunk chunk_of(const struct task *t)
@@ -78,10 +79,11 @@ static void step(struct task *t)
 	struct chunk c = chunk_of(t);
 	uint64_t decay = u->wire.decay_elems, began = session_now_ns();
 	struct optimizer_step o = {
-		.kind = OPTIMIZER_ADAMW,
-		.moments = MOMENTS_F32,
+		.kind = p->hyper.kind,
+		.moments = p->hyper.moments,
 		.count = c.count,
 		.decay_count = decay > c.first ? (size_t)min_u64(decay - c.first, c.count) : 0,
+		.position = u->wire.position + c.first,
 		.grad = from_arena ? arena_grad(t, &c) : c.grad,
 		.grad_type = from_arena ? p->grad_type : p->kept_type,
 		.param_type = p->param_type,
@@ -134,31 +136,33 @@ static void grad(struct task *t)
 
 static void import_chunk(struct task *t)
 {
+	const struct session_plan *p = t->session->plan;
 	struct chunk c = chunk_of(t);
 	const float *from = (const float *)(const void *)(t->session->arena + t->op->sub.offset);
 	uint16_t *hi = (uint16_t *)(void *)c.param;
 
-	if (t->session->plan->param_type == DTYPE_F32)
+	if (p->param_type == DTYPE_F32)
 		memcpy(c.param, from, c.count * sizeof(float));
 	else
 		for (size_t i = 0; i < c.count; i++)
 			bf16_split(from[i], &hi[i], &c.state.lo[i]);
-	optimizer_moments_import(OPTIMIZER_ADAMW, MOMENTS_F32, &c.state, c.count,
+	optimizer_moments_import(p->hyper.kind, p->hyper.moments, &c.state, c.count,
 				 (const float *const[]){from + c.count, from + 2 * c.count});
 }
 
 static void export_chunk(struct task *t)
 {
+	const struct session_plan *p = t->session->plan;
 	struct chunk c = chunk_of(t);
 	float *to = (float *)(void *)(t->session->arena + t->op->sub.offset);
 	const uint16_t *hi = (const uint16_t *)(const void *)c.param;
 
-	if (t->session->plan->param_type == DTYPE_F32)
+	if (p->param_type == DTYPE_F32)
 		memcpy(to, c.param, c.count * sizeof(float));
 	else
 		for (size_t i = 0; i < c.count; i++)
 			to[i] = bf16_join(hi[i], c.state.lo[i]);
-	optimizer_moments_export(OPTIMIZER_ADAMW, MOMENTS_F32, &c.state, c.count,
+	optimizer_moments_export(p->hyper.kind, p->hyper.moments, &c.state, c.count,
 				 (float *const[]){to + c.count, to + 2 * c.count});
 }
 

@@ -7,7 +7,7 @@
  *	FETCH     param                                            the arena itself
  *	GRAD      grad if adding   add, squares   grad             a buffer; the arena itself where
  *	                                                           it is kept as it came
- *	STEP      param state grad Adam           param state      a buffer
+ *	STEP      param state grad optimizer      param state      a buffer
  *	IMPORT                     split          param state      a buffer
  *	EXPORT    param state      join                            a buffer
  *	STORE                                     blob             the arena itself
@@ -106,15 +106,7 @@ static int step_plan(const struct session *s, struct op *op, struct err *err)
 {
 	const struct session_plan *p = s->plan;
 	const struct unit_plan *u = op->unit;
-	const struct optimizer_hyper hyper = {
-		.kind = OPTIMIZER_ADAMW,
-		.moments = MOMENTS_F32,
-		.lr = op->sub.lr,
-		.beta1 = p->open.beta1,
-		.beta2 = p->open.beta2,
-		.eps = p->open.eps,
-		.weight_decay = p->open.weight_decay,
-	};
+	struct optimizer_hyper hyper = p->hyper;
 	uint64_t bytes = u->wire.elems * dtype_bytes(p->grad_type);
 	bool from_arena = op->sub.flags & PROTOCOL_FLAG_FROM_ARENA;
 
@@ -124,6 +116,7 @@ static int step_plan(const struct session *s, struct op *op, struct err *err)
 		return bad_place(op, err, bytes);
 	if (op->sub.step == 0 || !isfinite(op->sub.lr) || !isfinite(op->sub.grad_scale))
 		return bad(op, err, "step 0, or a rate or scale that is not finite");
+	hyper.lr = op->sub.lr;
 	op->scalars = optimizer_scalars_make(&hyper, op->sub.step, op->sub.grad_scale);
 	op->writes = swapped(u, PART_BIT(PART_PARAM) | PART_BIT(PART_STATE));
 	op->reads = op->writes | (from_arena ? 0 : swapped(u, PART_BIT(PART_GRAD)));
@@ -133,7 +126,7 @@ static int step_plan(const struct session *s, struct op *op, struct err *err)
 	return 0;
 }
 
-/* IMPORT and EXPORT: one chunk of master, m and v. */
+/* IMPORT and EXPORT: one chunk of master and moments. */
 static int transfer_plan(const struct session *s, struct op *op, struct err *err)
 {
 	const struct unit_plan *u = op->unit;
@@ -142,7 +135,8 @@ static int transfer_plan(const struct session *s, struct op *op, struct err *err
 
 	if (op->sub.chunk >= u->chunk_count)
 		return bad(op, err, "it has no such chunk");
-	bytes = 3 * sizeof(float) * unit_chunk_elems(s->plan, u, op->sub.chunk);
+	bytes = (1 + optimizer_moment_count(s->plan->hyper.kind)) * sizeof(float) *
+		unit_chunk_elems(s->plan, u, op->sub.chunk);
 	if (!inside(s, op->sub.offset, bytes))
 		return bad_place(op, err, bytes);
 	if (op->sub.op == PROTOCOL_OP_IMPORT)

@@ -17,10 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/optimizer.h"
-
 /* 2^40 elements and 2^46 bytes: far past any host, and sums of thousands stay far from 2^64. */
 #define ELEMS_MAX         (UINT64_C(1) << 40)
+#define POSITION_MAX      (UINT64_C(1) << 50) /* elements of a model */
 #define DATA_BYTES_MAX    (UINT64_C(1) << 46)
 #define CHUNK_ELEMS_MAX   (UINT64_C(1) << 26)
 #define EXTENT_BYTES_MAX  (1u << 30)
@@ -30,6 +29,7 @@
 
 static int open_take(const void *packet, size_t bytes, struct session_plan *p, struct err *err);
 static int open_check(const struct session_plan *p, struct err *err);
+static int hyper_check(const struct session_plan *p, struct err *err);
 static int units_check(struct session_plan *p, struct err *err);
 static int blobs_check(const struct session_plan *p, struct err *err);
 static int swap_check(const struct session_plan *p, struct err *err);
@@ -49,8 +49,10 @@ int session_plan_make(const void *packet, size_t bytes, struct session_plan **re
 		rc = open_check(p, err);
 	if (rc == 0) {
 		types_set(p);
-		rc = units_check(p, err);
+		rc = p->open.unit_count > 0 ? hyper_check(p, err) : 0;
 	}
+	if (rc == 0)
+		rc = units_check(p, err);
 	if (rc == 0)
 		rc = blobs_check(p, err);
 	if (rc == 0) {
@@ -85,11 +87,6 @@ uint64_t unit_chunk_elems(const struct session_plan *p, const struct unit_plan *
 	return left < p->open.chunk_elems ? left : p->open.chunk_elems;
 }
 
-static uint64_t state_bytes(const struct session_plan *p, uint64_t elems)
-{
-	return optimizer_state_bytes(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, elems);
-}
-
 uint64_t session_part_bytes(const struct session_plan *p, enum part part, uint64_t elems)
 {
 	uint64_t bytes = 0;
@@ -99,7 +96,8 @@ uint64_t session_part_bytes(const struct session_plan *p, enum part part, uint64
 	else if (part == PART_GRAD)
 		bytes = elems * dtype_bytes(p->kept_type);
 	else
-		bytes = state_bytes(p, elems);
+		bytes = optimizer_state_bytes(p->hyper.kind, p->hyper.moments, p->param_type,
+					      elems);
 	return (bytes + PROTOCOL_ALIGN_BYTES - 1) / PROTOCOL_ALIGN_BYTES * PROTOCOL_ALIGN_BYTES;
 }
 
@@ -143,23 +141,19 @@ static int open_take(const void *packet, size_t bytes, struct session_plan *p, s
 	return 0;
 }
 
-static bool rate_in(double value, double below)
+static int hyper_check(const struct session_plan *p, struct err *err)
 {
-	return isfinite(value) && value >= 0 && value < below;
-}
+	const struct protocol_open *o = &p->open;
+	const char *key;
+	struct err why;
 
-static int optimizer_check(const struct protocol_open *o, struct err *err)
-{
 	if (o->chunk_elems == 0 || o->chunk_elems > CHUNK_ELEMS_MAX ||
 	    !aligned(o->chunk_elems, PROTOCOL_ALIGN_ELEMS))
 		return err_set(err, ERR_PROTOCOL,
 			       "chunk_elems %" PRIu64 " is not a multiple of %u up to %" PRIu64,
 			       o->chunk_elems, PROTOCOL_ALIGN_ELEMS, CHUNK_ELEMS_MAX);
-	if (!rate_in(o->beta1, 1) || !rate_in(o->beta2, 1) || !rate_in(o->eps, INFINITY) ||
-	    !rate_in(o->weight_decay, INFINITY))
-		return err_set(err, ERR_PROTOCOL,
-			       "Adam with betas %g and %g, eps %g, weight decay %g cannot be",
-			       o->beta1, o->beta2, o->eps, o->weight_decay);
+	if (optimizer_hyper_check(&p->hyper, &key, &why) < 0)
+		return err_set(err, ERR_PROTOCOL, "optimizer.%s: %s", key, why.text);
 	return 0;
 }
 
@@ -185,7 +179,10 @@ static int open_check(const struct session_plan *p, struct err *err)
 	if (o->chunk_buffers > CHUNK_BUFFERS_MAX)
 		return err_set(err, ERR_PROTOCOL, "%u chunk buffers, at most %u can be used",
 			       o->chunk_buffers, CHUNK_BUFFERS_MAX);
-	return o->unit_count > 0 ? optimizer_check(o, err) : 0;
+	if (o->optimizer >= OPTIMIZER_KINDS || o->moments >= MOMENTS_KINDS)
+		return err_set(err, ERR_PROTOCOL, "optimizer %u with moments %u is not known",
+			       o->optimizer, o->moments);
+	return 0;
 }
 
 static void types_set(struct session_plan *p)
@@ -193,6 +190,16 @@ static void types_set(struct session_plan *p)
 	p->param_type = p->open.param_type;
 	p->grad_type = p->open.grad_type;
 	p->kept_type = p->open.accumulate ? DTYPE_F32 : p->grad_type;
+	p->hyper = (struct optimizer_hyper){
+		.kind = p->open.optimizer,
+		.moments = p->open.moments,
+		.beta1 = p->open.beta1,
+		.beta2 = p->open.beta2,
+		.eps = p->open.eps,
+		.momentum = p->open.momentum,
+		.weight_decay = p->open.weight_decay,
+		.seed = p->open.seed,
+	};
 	p->data_offset = protocol_data_offset(p->open.ring_slots);
 	p->arena_bytes = p->data_offset + p->open.data_bytes;
 }
@@ -215,6 +222,8 @@ static int unit_check(const struct session_plan *p, uint32_t idx, struct err *er
 	    !aligned(u->norm_first, PROTOCOL_ALIGN_ELEMS) ||
 	    !aligned(u->norm_elems, PROTOCOL_ALIGN_ELEMS))
 		return unit_bad(idx, err, "its norm range is not inside it, or not aligned");
+	if (u->position > POSITION_MAX || !aligned(u->position, PROTOCOL_ALIGN_ELEMS))
+		return unit_bad(idx, err, "its position is too large, or not aligned");
 	if ((u->param_home != PROTOCOL_HOME_MEMORY && u->param_home != PROTOCOL_HOME_SWAP) ||
 	    (u->state_home != PROTOCOL_HOME_MEMORY && u->state_home != PROTOCOL_HOME_SWAP) ||
 	    u->grad_home > PROTOCOL_HOME_SWAP)

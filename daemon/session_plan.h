@@ -10,6 +10,7 @@
 
 #include "common/err.h"
 #include "kernels/dtype.h"
+#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
 
@@ -34,6 +35,7 @@ struct session_plan {
 	uint32_t blob_object; /* of blob 0; the others follow */
 
 	enum dtype param_type, grad_type, kept_type; /* kept: of gradients between GRAD and STEP */
+	struct optimizer_hyper hyper; /* but for the rate, which comes with each step */
 	/*
 	 * A chunk buffer: where each part begins, and its bytes. Parts no unit has in swap take
 	 * none.
@@ -62,8 +64,8 @@ struct session_plan *session_plan_free(struct session_plan *plan);
 
 /*
  * Bytes of a part's first `elems` elements, or of those of a chunk, a multiple of
- * PROTOCOL_ALIGN_ELEMS: a multiple of PROTOCOL_ALIGN_BYTES. State is m, v and, in bf16, lo, each of
- * all elements.
+ * PROTOCOL_ALIGN_ELEMS: a multiple of PROTOCOL_ALIGN_BYTES. State is what optimizer_state_at()
+ * says, of all those elements.
  */
 uint64_t session_part_bytes(const struct session_plan *plan, enum part part, uint64_t elems);
 

@@ -37,6 +37,11 @@ unsigned optimizer_moment_count(enum optimizer_kind kind)
 	return kind == OPTIMIZER_ADAMW ? 2 : 1;
 }
 
+size_t optimizer_moment_bytes(enum optimizer_moments moments)
+{
+	return moment_bytes[moments];
+}
+
 /* False is NaN's, too. */
 static bool below_one(double x)
 {

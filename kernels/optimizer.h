@@ -85,6 +85,9 @@ struct optimizer_hyper {
 /* Moments an element has: 1 or 2. */
 unsigned optimizer_moment_count(enum optimizer_kind kind);
 
+/* Bytes of one moment of an element; scales are apart. */
+size_t optimizer_moment_bytes(enum optimizer_moments moments);
+
 /*
  * 0 when a step can be made of `hyper`. Else ERR_CONFIG, err->text says what is wrong with the
  * value ("1.5, expected ..."), and *ret_key, unless ret_key is NULL, is the key of the section

@@ -124,14 +124,12 @@ static int unit_state_alloc(struct engine *e, size_t u, struct err *err)
 	size_t grad_bytes = dtype_bytes(e->plan->grad_kept_type);
 	int rc;
 
-	if ((rc = device_take(e, &s->m, 4 * n, "first moments", err)) < 0 ||
-	    (rc = device_take(e, &s->v, 4 * n, "second moments", err)) < 0 ||
-	    (rc = device_take(e, &s->grad, grad_bytes * n, "gradients", err)) < 0 ||
-	    (rc = device_take(e, &s->blocks, 8 * vector_blocks(n), "gradient norms", err)) < 0)
-		return rc;
-	if (e->plan->param_type == DTYPE_BF16)
-		return device_take(e, &s->lo, 2 * n, "master weights' lower halves", err);
-	return 0;
+	rc = device_take(e, &s->state, plan_state_bytes(e->plan, n), "optimizer state", err);
+	if (rc == 0)
+		rc = device_take(e, &s->grad, grad_bytes * n, "gradients", err);
+	if (rc == 0)
+		rc = device_take(e, &s->blocks, 8 * vector_blocks(n), "gradient norms", err);
+	return rc;
 }
 
 static int units_alloc(struct engine *e, struct err *err)
@@ -240,6 +238,7 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 	struct protocol_unit out = {
 		.elems = pu->opt_elems,
 		.decay_elems = unit_decay(e, u),
+		.position = unit_position(e, u),
 		.param_home = (uint8_t)pu->param_home,
 		.state_home = (uint8_t)pu->state_home,
 	};
@@ -283,6 +282,7 @@ static int paths_fill(const struct engine *e, struct protocol_open *o, struct er
 static void open_message_fill(const struct engine *e, struct protocol_open *o)
 {
 	const struct train_config *c = e->config;
+	const struct optimizer_hyper hyper = train_config_hyper(c);
 	const struct plan *p = e->plan;
 
 	o->data_bytes = p->host.data_bytes;
@@ -295,10 +295,14 @@ static void open_message_fill(const struct engine *e, struct protocol_open *o)
 	o->engine = (uint8_t)c->nvme.engine;
 	o->queue_depth = (uint32_t)c->nvme.queue_depth;
 	o->blob_extent_bytes = (uint32_t)c->nvme.extent;
-	o->beta1 = c->optimizer.betas.at[0];
-	o->beta2 = c->optimizer.betas.at[1];
-	o->eps = c->optimizer.eps;
-	o->weight_decay = c->optimizer.weight_decay;
+	o->optimizer = (uint8_t)hyper.kind;
+	o->moments = (uint8_t)hyper.moments;
+	o->beta1 = hyper.beta1;
+	o->beta2 = hyper.beta2;
+	o->eps = hyper.eps;
+	o->momentum = hyper.momentum;
+	o->weight_decay = hyper.weight_decay;
+	o->seed = hyper.seed;
 }
 
 static int session_connect(struct engine *e, const struct engine_config *config,

@@ -86,7 +86,8 @@ int engine_exchange(struct engine *engine, const void *mine, size_t bytes, void 
 
 /*
  * Optimizer state by piece, for initialisation and checkpoints. A piece is this rank's elements
- * [first, first + count) of a unit, positions within the whole padded unit. master, m, v are fp32.
+ * [first, first + count) of a unit, positions within the whole padded unit. master, m, v are fp32,
+ * whatever the form that moments have in the job; what is exported is imported as the same bits.
  * Exported pieces of all ranks together cover each element of each unit exactly once (at stage 0,
  * where ranks hold the same, each gives its partition); for import each rank sets all that it
  * holds, which at stage 0 is everything. All ranks walk the units in the same order, pieces from 0.
@@ -94,7 +95,8 @@ int engine_exchange(struct engine *engine, const void *mine, size_t bytes, void 
 struct engine_piece {
 	size_t unit;
 	uint64_t first, count;
-	float *master, *m, *v; /* host memory, valid until the next call on a piece */
+	float *master, *m, *v; /* host memory, valid until the next call on a piece; v is NULL
+				* where the optimizer has one moment */
 };
 
 size_t engine_export_pieces(const struct engine *engine, size_t unit);
@@ -102,8 +104,8 @@ int engine_export(struct engine *engine, size_t unit, size_t index, struct engin
 		  struct err *err);
 
 /*
- * Import: engine_import_begin gives the piece with buffers to fill (NULL-free: master, m, v all
- * need values), engine_import_end stores it.
+ * Import: engine_import_begin gives the piece with buffers to fill: all that are there need
+ * values. engine_import_end stores it.
  */
 size_t engine_import_pieces(const struct engine *engine, size_t unit);
 int engine_import_begin(struct engine *engine, size_t unit, size_t index, struct engine_piece *ret,

@@ -332,26 +332,21 @@ static int steps_submit(struct engine *e, double scale, struct err *err)
 static void optimize_on_device(struct engine *e, int u, void *param, double scale)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
-	const struct train_config *c = e->config;
 	const struct unit_state *s = &e->units[u];
-	struct optimizer_hyper hyper = {.kind = OPTIMIZER_ADAMW,
-					.moments = MOMENTS_F32,
-					.lr = e->lr,
-					.beta1 = c->optimizer.betas.at[0],
-					.beta2 = c->optimizer.betas.at[1],
-					.eps = c->optimizer.eps,
-					.weight_decay = c->optimizer.weight_decay};
+	struct optimizer_hyper hyper = train_config_hyper(e->config);
 	struct optimizer_step step = {.kind = hyper.kind,
 				      .moments = hyper.moments,
 				      .count = pu->opt_elems,
 				      .decay_count = unit_decay(e, (size_t)u),
+				      .position = unit_position(e, (size_t)u),
 				      .grad = s->grad,
 				      .grad_type = e->plan->grad_kept_type,
 				      .param_type = e->plan->param_type,
 				      .param = param,
-				      .state = {.moment = {s->m, s->v}, .lo = s->lo},
-				      .scalars = optimizer_scalars_make(&hyper, e->step, scale)};
+				      .state = engine_state_at(e, s->state, pu->opt_elems, 0)};
 
+	hyper.lr = e->lr;
+	step.scalars = optimizer_scalars_make(&hyper, e->step, scale);
 	optimizer_step(e->compute, &step);
 }
 

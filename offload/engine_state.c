@@ -63,9 +63,9 @@ size_t engine_import_pieces(const struct engine *e, size_t u)
 	return (size_t)chunk_count(e, u, held(e, u));
 }
 
-/* Points the piece at a buffer that holds master, m and v of `whole`, cut down to `part`. */
-static void piece_set(struct engine_piece *piece, size_t u, char *mem, struct range whole,
-		      struct range part)
+/* Points the piece at a buffer that holds master and moments of `whole`, cut down to `part`. */
+static void piece_set(const struct engine *e, struct engine_piece *piece, size_t u, char *mem,
+		      struct range whole, struct range part)
 {
 	float *f = (float *)mem + (part.first - whole.first);
 
@@ -74,7 +74,7 @@ static void piece_set(struct engine_piece *piece, size_t u, char *mem, struct ra
 	piece->count = part.count;
 	piece->master = f;
 	piece->m = f + whole.count;
-	piece->v = f + 2 * whole.count;
+	piece->v = optimizer_moment_count(e->plan->kind) > 1 ? f + 2 * whole.count : NULL;
 }
 
 static struct range intersect(struct range a, struct range b)
@@ -113,23 +113,64 @@ static int transfer_submit(struct engine *e, uint32_t op, size_t u, uint64_t chu
 	return client_submit(e->client, &s, &e->transfer_id[slot], err);
 }
 
-/* Staging for state on the device: master, m, v, then hi and lo, each of chunk_elems. */
+/* Staging for state on the device, of chunk_elems: a piece, the state as it is there, and hi. */
 static int staging_take(struct engine *e, struct err *err)
 {
+	const struct plan *p = e->plan;
+
 	if (e->staging)
 		return 0;
-	e->staging = malloc(e->plan->chunk_elems * (3 * 4 + 2 * 2));
+	e->staging = malloc(p->chunk_elems * (plan_piece_elem_bytes(p) + sizeof(uint16_t)) +
+			    plan_state_bytes(p, p->chunk_elems));
 	return e->staging ? 0 : err_sys(err, -ENOMEM, "allocating a staging buffer");
+}
+
+/* The state of a piece of `count` elements, between the device and fp32. */
+static struct optimizer_state staging_state(const struct engine *e, uint64_t count)
+{
+	char *mem = e->staging + e->plan->chunk_elems * plan_piece_elem_bytes(e->plan);
+
+	return engine_state_at(e, mem, count, 0);
 }
 
 static uint16_t *staging_hi(const struct engine *e)
 {
-	return (uint16_t *)(void *)(e->staging + e->plan->chunk_elems * 12);
+	const struct plan *p = e->plan;
+
+	return (uint16_t *)(void *)(e->staging + p->chunk_elems * plan_piece_elem_bytes(p) +
+				    plan_state_bytes(p, p->chunk_elems));
 }
 
-static int16_t *staging_lo(const struct engine *e)
+/*
+ * Copies the state of `count` elements, array by array, between staging and the device's from
+ * element `at` of the unit on.
+ */
+static void state_copy(struct engine *e, size_t u, uint64_t at, uint64_t count,
+		       enum device_copy direction)
 {
-	return (int16_t *)(staging_hi(e) + e->plan->chunk_elems);
+	const struct optimizer_state host = staging_state(e, count);
+	const struct optimizer_state device =
+		engine_state_at(e, e->units[u].state, e->plan->units[u].opt_elems, at);
+	const uint64_t moment = count * optimizer_moment_bytes(e->plan->moments);
+	const uint64_t scale = count / OPTIMIZER_BLOCK * sizeof(float);
+	const bool out = direction == DEVICE_COPY_OUT;
+	struct device_stream *stream = out ? e->copy_out : e->copy_in;
+	const struct {
+		void *host, *device;
+		uint64_t bytes;
+	} arrays[] = {
+		{host.moment[0], device.moment[0], moment},
+		{host.moment[1], device.moment[1], moment},
+		{host.scale[0], device.scale[0], scale},
+		{host.scale[1], device.scale[1], scale},
+		{host.lo, device.lo, count * sizeof(*host.lo)},
+	};
+
+	for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++)
+		if (arrays[i].host)
+			device_copy(stream, out ? arrays[i].host : arrays[i].device,
+				    out ? arrays[i].device : arrays[i].host, arrays[i].bytes,
+				    direction);
 }
 
 /* Device memory of the parameter at position `first` of unit u, which is in `slot`, or -1. */
@@ -154,6 +195,7 @@ static int device_export(struct engine *e, size_t u, struct range part, int slot
 	bool split = e->plan->param_type == DTYPE_BF16;
 	void *param = split ? (void *)staging_hi(e) : (void *)master;
 	struct device_stream *out = e->copy_out;
+	struct optimizer_state state;
 	int rc;
 
 	if (slot >= 0 || s->replica != REPLICA_PART)
@@ -163,14 +205,16 @@ static int device_export(struct engine *e, size_t u, struct range part, int slot
 	device_stream_wait(out, e->mark_compute);
 	device_copy(out, param, param_at(e, u, slot, part.first), part.count * e->param_bytes,
 		    DEVICE_COPY_OUT);
-	device_copy(out, master + part.count, s->m + at, part.count * 4, DEVICE_COPY_OUT);
-	device_copy(out, master + 2 * part.count, s->v + at, part.count * 4, DEVICE_COPY_OUT);
-	if (split)
-		device_copy(out, staging_lo(e), s->lo + at, part.count * 2, DEVICE_COPY_OUT);
+	state_copy(e, u, at, part.count, DEVICE_COPY_OUT);
 	rc = device_stream_sync(out, err);
-	for (uint64_t i = 0; split && rc == 0 && i < part.count; i++)
-		master[i] = bf16_join(staging_hi(e)[i], staging_lo(e)[i]);
-	return rc;
+	if (rc < 0)
+		return rc;
+	state = staging_state(e, part.count);
+	for (uint64_t i = 0; split && i < part.count; i++)
+		master[i] = bf16_join(staging_hi(e)[i], state.lo[i]);
+	optimizer_moments_export(e->plan->kind, e->plan->moments, &state, part.count,
+				 (float *const[]){master + part.count, master + 2 * part.count});
+	return 0;
 }
 
 int engine_export(struct engine *e, size_t u, size_t index, struct engine_piece *ret,
@@ -190,7 +234,7 @@ int engine_export(struct engine *e, size_t u, size_t index, struct engine_piece 
 			rc = engine_settle(e, &e->transfer_id[slot], NULL, err);
 		if (rc < 0)
 			return err_add(err, "exporting unit %zu", u);
-		piece_set(ret, u, mem, whole, part);
+		piece_set(e, ret, u, mem, whole, part);
 		return 0;
 	}
 	rc = staging_take(e, err);
@@ -200,7 +244,7 @@ int engine_export(struct engine *e, size_t u, size_t index, struct engine_piece 
 		rc = device_export(e, u, part, slot, err);
 	if (rc < 0)
 		return err_add(err, "exporting unit %zu", u);
-	piece_set(ret, u, e->staging, part, part);
+	piece_set(e, ret, u, e->staging, part, part);
 	return 0;
 }
 
@@ -228,14 +272,14 @@ int engine_import_begin(struct engine *e, size_t u, size_t index, struct engine_
 	}
 	if (rc < 0)
 		return err_add(err, "importing unit %zu", u);
-	piece_set(ret, u, mem, part, part);
+	piece_set(e, ret, u, mem, part, part);
 	return 0;
 }
 
 /* A filled piece from staging to the device. */
 static int device_import(struct engine *e, const struct engine_piece *p, struct err *err)
 {
-	struct unit_state *s = &e->units[p->unit];
+	const struct optimizer_state state = staging_state(e, p->count);
 	uint64_t at = p->first - held(e, p->unit).first;
 	bool split = e->plan->param_type == DTYPE_BF16;
 	const void *param = p->master;
@@ -244,14 +288,14 @@ static int device_import(struct engine *e, const struct engine_piece *p, struct 
 
 	if (split) {
 		for (uint64_t i = 0; i < p->count; i++)
-			bf16_split(p->master[i], &staging_hi(e)[i], &staging_lo(e)[i]);
+			bf16_split(p->master[i], &staging_hi(e)[i], &state.lo[i]);
 		param = staging_hi(e);
-		device_copy(in, s->lo + at, staging_lo(e), p->count * 2, DEVICE_COPY_IN);
 	}
+	optimizer_moments_import(e->plan->kind, e->plan->moments, &state, p->count,
+				 (const float *const[]){p->m, p->v});
+	state_copy(e, p->unit, at, p->count, DEVICE_COPY_IN);
 	device_copy(in, param_at(e, p->unit, slot, p->first), param, p->count * e->param_bytes,
 		    DEVICE_COPY_IN);
-	device_copy(in, s->m + at, p->m, p->count * 4, DEVICE_COPY_IN);
-	device_copy(in, s->v + at, p->v, p->count * 4, DEVICE_COPY_IN);
 	return device_stream_sync(in, err);
 }
 

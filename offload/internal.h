@@ -110,8 +110,7 @@ struct unit_state {
 	double sumsq;                         /* of this rank's norm range */
 	/* optimizer on the device */
 	void *grad;
-	float *m, *v;
-	int16_t *lo;
+	char *state; /* of opt_elems: optimizer_state_at */
 	double *blocks;
 	struct grad_buffer *grad_shared; /* its own, for grad_shared units */
 };
@@ -190,6 +189,21 @@ static inline size_t engine_align(size_t bytes)
 static inline uint64_t unit_first(const struct engine *e, size_t u)
 {
 	return e->plan->stage >= 1 ? e->rank * e->plan->units[u].partition : 0;
+}
+
+/* Where this rank's opt_elems of unit u begin within the model. */
+static inline uint64_t unit_position(const struct engine *e, size_t u)
+{
+	return e->plan->units[u].position + unit_first(e, u);
+}
+
+/* The state from element `first` on, in memory that holds that of `total`. */
+static inline struct optimizer_state engine_state_at(const struct engine *e, void *mem,
+						     uint64_t total, uint64_t first)
+{
+	const struct plan *p = e->plan;
+
+	return optimizer_state_at(p->kind, p->moments, p->param_type, mem, total, first);
 }
 
 /* Is unit u's optimizer the daemon's? */

@@ -22,7 +22,6 @@
 #include <string.h>
 
 #include "comm/comm.h"
-#include "kernels/optimizer.h"
 #include "kernels/vector.h"
 #include "nvme/nvme.h"
 #include "offload/plan_internal.h"
@@ -45,7 +44,6 @@
 #define RING_SLOTS_MIN 256 /* operations in flight: a handful for each slot and buffer below */
 #define ACT_SLOTS      3   /* one being stored, one being loaded, one being used */
 #define TRANSFER_SLOTS 2   /* one with the daemon while the worker is at the other */
-#define TRANSFER_BYTES 12  /* an element's fp32 master, m and v */
 
 _Static_assert(PROTOCOL_ALIGN_BYTES == DEVICE_ALIGN && PROTOCOL_ALIGN_BYTES == NVME_ALIGN,
 	       "one alignment serves all tiers");
@@ -93,7 +91,12 @@ static uint64_t grow(const struct knob *knobs, size_t count, uint64_t total, uin
 
 uint64_t plan_state_bytes(const struct plan *p, uint64_t elems)
 {
-	return optimizer_state_bytes(OPTIMIZER_ADAMW, MOMENTS_F32, p->param_type, elems);
+	return optimizer_state_bytes(p->kind, p->moments, p->param_type, elems);
+}
+
+uint64_t plan_piece_elem_bytes(const struct plan *p)
+{
+	return (1 + optimizer_moment_count(p->kind)) * sizeof(float);
 }
 
 uint64_t plan_state_swap_bytes(const struct plan *p, uint64_t elems)
@@ -112,6 +115,8 @@ static int settings_plan(struct plan *p, const struct train_config *c, const str
 		return rc;
 	p->stage = (unsigned)c->zero.stage;
 	p->tokens = c->batch.micro * c->data.sequence;
+	p->kind = (enum optimizer_kind)c->optimizer.type;
+	p->moments = (enum optimizer_moments)c->optimizer.moments;
 	p->place_activations = c->zero.offload_activations;
 	p->param_type = c->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
 	p->grad_type = p->accumulation > 1 ? DTYPE_F32 : p->param_type;
@@ -131,6 +136,8 @@ static bool grad_shared(const struct arch *arch, size_t unit)
 
 static void units_plan(struct plan *p, const struct arch *arch)
 {
+	uint64_t position = 0;
+
 	for (size_t i = 0; i < p->unit_count; i++) {
 		struct plan_unit *u = &p->units[i];
 
@@ -140,6 +147,8 @@ static void units_plan(struct plan *p, const struct arch *arch)
 		u->opt_elems = p->stage >= 1 ? u->partition : u->padded;
 		u->param_elems = p->stage == 3 ? u->partition : u->padded;
 		u->grad_shared = grad_shared(arch, i);
+		u->position = position;
+		position += round_up(u->elems, PROTOCOL_ALIGN_ELEMS);
 	}
 }
 
@@ -287,7 +296,7 @@ static void host_sizes(struct plan *p)
 		return;
 	h->grad_slot_bytes = align(l.daemon_opt * dtype_bytes(p->grad_type));
 	h->transfer_slots = TRANSFER_SLOTS;
-	h->transfer_slot_bytes = align(p->chunk_elems * TRANSFER_BYTES);
+	h->transfer_slot_bytes = align(p->chunk_elems * plan_piece_elem_bytes(p));
 }
 
 /* Where parameters lie in the arena, and the sum of the daemon's state in memory. */

@@ -19,6 +19,7 @@
 #include "common/err.h"
 #include "common/json.h"
 #include "kernels/dtype.h"
+#include "kernels/optimizer.h"
 #include "offload/arch.h"
 #include "offload/train_config.h"
 
@@ -26,6 +27,8 @@ struct plan_unit {
 	uint64_t elems, padded, partition;
 	uint64_t opt_elems;   /* of this rank's gradient and optimizer state */
 	uint64_t param_elems; /* of this rank's parameters between uses */
+	uint64_t position;    /* of its first element in the model, whatever the world: a multiple
+			       * of PROTOCOL_ALIGN_ELEMS */
 	int place_param;      /* enum placement of its parameters between uses */
 	int place_optimizer;  /* enum placement of its optimizer state: NONE on the device, else the
 			       * daemon steps it */
@@ -115,7 +118,9 @@ struct plan {
 	unsigned world, ranks_per_host;
 	unsigned stage;
 	enum dtype param_type; /* of parameters in use */
-	enum dtype grad_type;  /* in which a reduced gradient leaves: bf16 only in bf16 precision
+	enum optimizer_kind kind;
+	enum optimizer_moments moments;
+	enum dtype grad_type; /* in which a reduced gradient leaves: bf16 only in bf16 precision
 				* without accumulation, else fp32 */
 	uint64_t accumulation;
 	/* The daemon keeps gradients of its units, for the norm or for the next micro-batch; false
@@ -183,5 +188,8 @@ void plan_json(const struct plan *plan, struct json *json);
  */
 uint64_t plan_state_bytes(const struct plan *plan, uint64_t elems);
 uint64_t plan_state_swap_bytes(const struct plan *plan, uint64_t elems);
+
+/* Of an element on its way in or out: fp32 master and moments. */
+uint64_t plan_piece_elem_bytes(const struct plan *plan);
 
 #endif

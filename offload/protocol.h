@@ -31,7 +31,7 @@
 #include "common/ring.h"
 
 #define PROTOCOL_MAGIC   0x66667364u /* "dsff" */
-#define PROTOCOL_VERSION 2u
+#define PROTOCOL_VERSION 3u
 
 #define PROTOCOL_PACKET_MAX 131072u
 #define PROTOCOL_UNITS_MAX  1024u
@@ -87,6 +87,9 @@ struct protocol_unit {
 	uint64_t elems;                  /* a multiple of PROTOCOL_ALIGN_ELEMS */
 	uint64_t decay_elems;            /* the first so many are decayed */
 	uint64_t norm_first, norm_elems; /* the range whose squares this rank sums; aligned */
+	/* Its first element's number in the model, whatever the ranks hold; aligned. What is
+	 * rounded at random depends on it. */
+	uint64_t position;
 	uint64_t param_offset; /* from the arena's start; PROTOCOL_HOME_MEMORY only; aligned */
 	uint8_t param_home, state_home, grad_home; /* enum protocol_home; grad_home NONE: gradients
 						    * come with STEP */
@@ -108,8 +111,11 @@ struct protocol_open {
 	uint32_t queue_depth;
 	uint32_t blob_extent_bytes;
 	uint32_t unit_count, blob_count, path_count;
-	uint32_t flags, pad; /* PROTOCOL_OPEN_* */
-	double beta1, beta2, eps, weight_decay;
+	uint32_t flags;             /* PROTOCOL_OPEN_* */
+	uint8_t optimizer, moments; /* enum optimizer_kind, enum optimizer_moments */
+	uint8_t pad[2];
+	double beta1, beta2, eps, momentum, weight_decay;
+	uint64_t seed; /* of what is rounded at random */
 	char paths[PROTOCOL_PATHS_MAX][PROTOCOL_PATH_BYTES];
 	/* struct protocol_unit[unit_count], then uint64_t blob_bytes[blob_count] follow */
 };
@@ -191,9 +197,10 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
  * GRAD    adds the gradient at `offset` (elems of grad_type) to the unit's: stores it when FIRST.
  *	   With LAST, completion.value is the sum of squares over the unit's norm range, in the
  *	   order of vector_host_sumsq, blocks added in turn. The buffer is free again on completion.
- * STEP    Adam with the kept gradient, or with FROM_ARENA the one at `offset`; `step` from 1.
- * IMPORT  sets chunk `chunk` of the unit from `offset`: fp32 master weights, m, v, each of the
- *	   chunk's elements, one behind the other.
+ * STEP    the optimizer with the kept gradient, or with FROM_ARENA the one at `offset`; `step` from
+ *	   1.
+ * IMPORT  sets chunk `chunk` of the unit from `offset`: master weights and each moment, in fp32,
+ *	   each of the chunk's elements, one behind the other.
  * EXPORT  the same, out.
  * STORE   blob `unit` from `offset`; LOAD: blob `unit` to `offset`. In swap only.
  */
@@ -232,6 +239,6 @@ struct protocol_completion {
 
 _Static_assert(sizeof(struct protocol_submission) == 64, "submission changed size");
 _Static_assert(sizeof(struct protocol_completion) == 32, "completion changed size");
-_Static_assert(sizeof(struct protocol_unit) == 48, "unit changed size");
+_Static_assert(sizeof(struct protocol_unit) == 56, "unit changed size");
 
 #endif

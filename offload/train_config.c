@@ -21,7 +21,6 @@
 #include "common/units.h"
 #include "kernels/attention.h"
 #include "kernels/device.h"
-#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
 
@@ -158,11 +157,7 @@ static const struct conf_key keys[] = {
 static const struct train_config defaults = {
 	.model.arch = ARCH_GPT2,
 	.batch.micro = 1,
-	.optimizer = {.type = OPTIMIZER_ADAMW,
-		      .eps = 1e-8,
-		      .weight_decay = 0.1,
-		      .clip = 1.0,
-		      .betas = {.at = {0.9, 0.95}, .count = 2}},
+	.optimizer = {.type = OPTIMIZER_ADAMW, .clip = 1.0},
 	.schedule.type = SCHEDULE_COSINE,
 	.precision = PRECISION_BF16,
 	.zero = {.stage = 3,
@@ -177,6 +172,38 @@ static const struct train_config defaults = {
 	.log.every = 10,
 	.seed = 1,
 };
+
+/* Which of the keys that not all have a type of optimizer has, and its defaults. */
+static const struct optimizer_keys {
+	bool betas, eps, momentum, moments;
+	double beta[2], eps_value, momentum_value, weight_decay;
+} optimizers[] = {
+	[OPTIMIZER_ADAMW] = {.betas = true,
+			     .eps = true,
+			     .moments = true,
+			     .beta = {0.9, 0.95},
+			     .eps_value = 1e-8,
+			     .weight_decay = 0.1},
+	[OPTIMIZER_LION] = {.betas = true, .beta = {0.9, 0.99}, .weight_decay = 0.1},
+	[OPTIMIZER_ADAGRAD] = {.eps = true, .eps_value = 1e-10},
+	[OPTIMIZER_SGD] = {.momentum = true, .momentum_value = 0.9},
+};
+
+/* What the user left out of the optimizer becomes its type's default. */
+static void optimizer_defaults(struct train_config *c, const struct conf_doc *doc)
+{
+	const struct optimizer_keys *o = &optimizers[c->optimizer.type];
+
+	if (!conf_has(doc, "optimizer.betas"))
+		c->optimizer.betas =
+			(struct conf_doubles){.at = {o->beta[0], o->beta[1]}, .count = 2};
+	if (!conf_has(doc, "optimizer.eps"))
+		c->optimizer.eps = o->eps_value;
+	if (!conf_has(doc, "optimizer.momentum"))
+		c->optimizer.momentum = o->momentum_value;
+	if (!conf_has(doc, "optimizer.weight_decay"))
+		c->optimizer.weight_decay = o->weight_decay;
+}
 
 static int check_strings(const struct conf_doc *doc, const char *key,
 			 const struct conf_strings *list, struct err *err)
@@ -211,21 +238,43 @@ static int check_data(const struct train_config *c, const struct conf_doc *doc, 
 	return rc;
 }
 
-/* Keys for doubles whose bound is not itself allowed, which the table cannot say. */
+/* Keys of other types of optimizer than the job's. */
+static int check_optimizer_keys(const struct train_config *c, const struct conf_doc *doc,
+				struct err *err)
+{
+	const struct optimizer_keys *o = &optimizers[c->optimizer.type];
+	const struct {
+		const char *key;
+		bool has;
+	} list[] = {
+		{"optimizer.betas", o->betas},
+		{"optimizer.eps", o->eps},
+		{"optimizer.momentum", o->momentum},
+		{"optimizer.moments", o->moments},
+	};
+
+	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+		if (!list[i].has && conf_has(doc, list[i].key))
+			return conf_error(doc, list[i].key, err, "does not apply to %s",
+					  optimizer_kind_names[c->optimizer.type]);
+	return 0;
+}
+
 static int check_optimizer(const struct train_config *c, const struct conf_doc *doc,
 			   struct err *err)
 {
+	const struct optimizer_hyper hyper = train_config_hyper(c);
+	struct err why;
+	const char *key;
+	char path[64];
+
 	if (c->optimizer.lr <= 0)
 		return conf_error(doc, "optimizer.lr", err, "%g, expected a number above 0",
 				  c->optimizer.lr);
-	if (c->optimizer.eps <= 0)
-		return conf_error(doc, "optimizer.eps", err, "%g, expected a number above 0",
-				  c->optimizer.eps);
-	for (size_t i = 0; i < c->optimizer.betas.count; i++)
-		if (!(c->optimizer.betas.at[i] >= 0 && c->optimizer.betas.at[i] < 1))
-			return conf_error(doc, "optimizer.betas", err,
-					  "%g, expected two numbers, each at least 0 and below 1",
-					  c->optimizer.betas.at[i]);
+	if (optimizer_hyper_check(&hyper, &key, &why) < 0) {
+		snprintf(path, sizeof(path), "optimizer.%s", key);
+		return conf_error(doc, path, err, "%s", why.text);
+	}
 	return 0;
 }
 
@@ -336,6 +385,13 @@ static int check_device(const struct train_config *c, const struct conf_doc *doc
 				  "%ju, expected 1: cuda devices work together through NCCL, which "
 				  "this build does not have",
 				  (uintmax_t)c->device.count);
+	if (c->zero.offload_optimizer[PLACE_NONE] > 0 && !train_config_device_steps(c))
+		return conf_error(
+			doc, "optimizer", err,
+			"a cuda device steps adamw with moments in fp32 only: with %s and "
+			"%s, zero.offload_optimizer has to be cpu, or nvme",
+			optimizer_kind_names[c->optimizer.type],
+			optimizer_moments_names[c->optimizer.moments]);
 	if (c->device.type == DEVICE_CUDA &&
 	    c->model.hidden / c->model.heads > ATTENTION_HEAD_DIM_MAX_CUDA)
 		return conf_error(doc, "model.heads", err,
@@ -375,8 +431,8 @@ static int check_batch(const struct train_config *c, const struct conf_doc *doc,
 }
 
 static check_fn *const checks[] = {
-	check_model, check_data,   check_optimizer, check_schedule,     check_nvme,
-	check_zero,  check_device, check_batch,     check_inapplicable,
+	check_model, check_data, check_optimizer_keys, check_optimizer, check_schedule,
+	check_nvme,  check_zero, check_device,         check_batch,     check_inapplicable,
 };
 
 int train_config_parse(const char *name, const char *text, size_t len, struct train_config *ret,
@@ -388,6 +444,7 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 
 	if (rc < 0)
 		return rc;
+	optimizer_defaults(&c, doc);
 	if (!c.data.sequence)
 		c.data.sequence = c.model.context;
 	for (size_t i = 0; !rc && i < sizeof(checks) / sizeof(checks[0]); i++)
@@ -431,6 +488,27 @@ double train_config_lr(const struct train_config *config, uint64_t step)
 	if (config->schedule.type == SCHEDULE_LINEAR)
 		return lr + (min_lr - lr) * done;
 	return min_lr + (lr - min_lr) * 0.5 * (1 + cos(M_PI * done));
+}
+
+struct optimizer_hyper train_config_hyper(const struct train_config *c)
+{
+	return (struct optimizer_hyper){
+		.kind = (enum optimizer_kind)c->optimizer.type,
+		.moments = (enum optimizer_moments)c->optimizer.moments,
+		.lr = c->optimizer.lr,
+		.beta1 = c->optimizer.betas.at[0],
+		.beta2 = c->optimizer.betas.at[1],
+		.eps = c->optimizer.eps,
+		.momentum = c->optimizer.momentum,
+		.weight_decay = c->optimizer.weight_decay,
+		.seed = c->seed,
+	};
+}
+
+bool train_config_device_steps(const struct train_config *c)
+{
+	return c->device.type == DEVICE_CPU ||
+	       (c->optimizer.type == OPTIMIZER_ADAMW && c->optimizer.moments == MOMENTS_F32);
 }
 
 const char *placement_name(int placement)

@@ -5,10 +5,12 @@
 #ifndef OFFLOAD_TRAIN_CONFIG_H
 #define OFFLOAD_TRAIN_CONFIG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/conf.h"
 #include "common/err.h"
+#include "kernels/optimizer.h"
 
 enum placement { PLACE_NONE, PLACE_CPU, PLACE_NVME, PLACE_COUNT };
 enum train_arch { ARCH_GPT2 };
@@ -28,9 +30,11 @@ struct train_config {
 		uint64_t global, micro; /* sequences: in a step of all ranks; in a pass of one */
 	} batch;
 	struct {
-		int type;                           /* enum optimizer_kind */
-		double lr, eps, weight_decay, clip; /* clip 0: none */
+		int type, moments;             /* enum optimizer_kind, enum optimizer_moments */
+		double lr, weight_decay, clip; /* clip 0: none */
+		/* Of the types that have them: */
 		struct conf_doubles betas;
+		double eps, momentum;
 	} optimizer;
 	struct {
 		int type; /* enum train_schedule */
@@ -86,6 +90,12 @@ int train_config_accumulation(const struct train_config *config, const struct co
 
 /* The rate at `step` (from 1): linear warm-up to lr, then down to min_lr at `steps`. */
 double train_config_lr(const struct train_config *config, uint64_t step);
+
+/* Of a step at the rate `lr`; a schedule has others. */
+struct optimizer_hyper train_config_hyper(const struct train_config *config);
+
+/* Can a device of the job step units, or is all optimizer state to be offloaded? */
+bool train_config_device_steps(const struct train_config *config);
 
 const char *placement_name(int placement);
 

@@ -8,9 +8,9 @@ t_session_faults_WRAP := calloc eventfd memfd_create mmap fallocate ftruncate se
     pthread_create
 t_daemon_SRCS := tests/daemon_bed.c
 t_daemon_USES := offload nvme kernels common
-t_daemon_life_SRCS := tests/daemon_bed.c
+t_daemon_life_SRCS := tests/daemon_bed.c tests/daemon_raw.c
 t_daemon_life_USES := offload nvme kernels common
-t_daemon_hostile_SRCS := tests/daemon_bed.c
+t_daemon_hostile_SRCS := tests/daemon_bed.c tests/daemon_raw.c
 t_daemon_hostile_USES := offload nvme kernels common
 t_daemon_trace_SRCS := tests/daemon_bed.c
 t_daemon_trace_USES := offload nvme kernels common

@@ -21,7 +21,6 @@
 
 #include "common/file.h"
 #include "common/shm.h"
-#include "kernels/adam.h"
 #include "kernels/vector.h"
 
 #define WAIT_TRIES 1000
@@ -254,11 +253,12 @@ void bed_case_homes(struct bed_case *c, uint8_t param, uint8_t state, uint8_t gr
 const char *bed_case_text(const struct bed_case *c)
 {
 	static char text[256];
-	size_t n =
-		(size_t)snprintf(text, sizeof(text), "%s parameters, %s gradients%s, %s, homes",
-				 c->param_type == DTYPE_F32 ? "fp32" : "bf16",
-				 c->grad_type == DTYPE_F32 ? "fp32" : "bf16",
-				 c->accumulate ? " accumulated" : "", nvme_engine_name(c->engine));
+	size_t n = (size_t)snprintf(
+		text, sizeof(text), "%s, moments %s, %s parameters, %s gradients%s, %s, homes",
+		optimizer_kind_names[c->kind], optimizer_moments_names[c->moments],
+		c->param_type == DTYPE_F32 ? "fp32" : "bf16",
+		c->grad_type == DTYPE_F32 ? "fp32" : "bf16", c->accumulate ? " accumulated" : "",
+		nvme_engine_name(c->engine));
 
 	for (unsigned u = 0; u < BED_UNITS; u++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, " %u%u%u", c->param_home[u],
@@ -307,6 +307,12 @@ static bool in_swap(const struct bed_case *c)
 	       memchr(c->grad_home, PROTOCOL_HOME_SWAP, BED_UNITS);
 }
 
+/* Units lie in a model of their own; it is large. */
+static uint64_t position_of(unsigned u)
+{
+	return ((uint64_t)u << 33) + 3 * PROTOCOL_ALIGN_ELEMS;
+}
+
 void bed_request(struct bed_session *s, const struct bed_case *c, const struct bed_daemon *d,
 		 struct client_config *ret, struct protocol_unit units[BED_UNITS])
 {
@@ -335,10 +341,14 @@ void bed_request(struct bed_session *s, const struct bed_case *c, const struct b
 	o->blob_count = c->path_count > 0 ? BED_BLOBS : 0;
 	o->path_count = c->path_count;
 	o->flags = c->traced ? PROTOCOL_OPEN_TRACE : 0;
+	o->optimizer = (uint8_t)c->kind;
+	o->moments = (uint8_t)c->moments;
 	o->beta1 = 0.9;
 	o->beta2 = 0.95;
 	o->eps = 1e-8;
+	o->momentum = 0.8;
 	o->weight_decay = 0.1;
+	o->seed = 77;
 	for (unsigned i = 0; i < c->path_count; i++)
 		strcpy(o->paths[i], d->swap[i]);
 	for (unsigned u = 0; u < BED_UNITS; u++)
@@ -347,6 +357,7 @@ void bed_request(struct bed_session *s, const struct bed_case *c, const struct b
 			.decay_elems = s->units[u].decay,
 			.norm_first = s->units[u].norm_first,
 			.norm_elems = s->units[u].norm_elems,
+			.position = position_of(u),
 			.param_offset = s->units[u].param_offset,
 			.param_home = c->param_home[u],
 			.state_home = c->state_home[u],
@@ -372,11 +383,12 @@ int bed_open(struct bed_session *s, const struct bed_case *c, const struct bed_d
 		struct bed_unit *b = &s->units[u];
 
 		b->param = calloc(b->elems, 4);
-		b->m = calloc(b->elems, 4);
-		b->v = calloc(b->elems, 4);
 		b->kept = calloc(b->elems, 4);
 		b->hi = calloc(b->elems, 2);
-		b->lo = calloc(b->elems, 2);
+		b->state_mem =
+			calloc(1, optimizer_state_bytes(c->kind, c->moments, DTYPE_BF16, b->elems));
+		b->state = optimizer_state_at(c->kind, c->moments, DTYPE_BF16, b->state_mem,
+					      b->elems, 0);
 	}
 	return 0;
 }
@@ -388,11 +400,9 @@ void bed_close(struct bed_session *s)
 		struct bed_unit *b = &s->units[u];
 
 		free(b->param);
-		free(b->m);
-		free(b->v);
 		free(b->kept);
 		free(b->hi);
-		free(b->lo);
+		free(b->state_mem);
 	}
 }
 
@@ -420,6 +430,35 @@ static uint64_t chunk_elems(const struct bed_unit *b, uint64_t first)
 	return b->elems - first < BED_CHUNK_ELEMS ? b->elems - first : BED_CHUNK_ELEMS;
 }
 
+/* Where in the reference's state chunk `first` begins. */
+static struct optimizer_state state_from(const struct bed_session *s, const struct bed_unit *b,
+					 uint64_t first)
+{
+	return optimizer_state_at(s->setup.kind, s->setup.moments, DTYPE_BF16, b->state_mem,
+				  b->elems, first);
+}
+
+/* Random master weights and moments of a chunk at `to`, and in the reference. */
+static void chunk_make(struct bed_session *s, struct bed_unit *b, uint64_t first, float *to)
+{
+	const uint64_t n = chunk_elems(b, first);
+	const struct optimizer_state state = state_from(s, b, first);
+	float *m = to + n, *v = to + 2 * n;
+
+	for (uint64_t i = 0; i < n; i++) {
+		to[i] = b->param[first + i] = random_float(&s->random);
+		bf16_split(to[i], &b->hi[first + i], &state.lo[i]);
+		m[i] = random_float(&s->random) * 1e-3f;
+		v[i] = random_float(&s->random) * random_float(&s->random) * 1e-3f;
+		v[i] = v[i] < 0 ? -v[i] : v[i];
+		/* What adds up squares. */
+		if (s->setup.kind == OPTIMIZER_ADAGRAD)
+			m[i] = v[i];
+	}
+	optimizer_moments_import(s->setup.kind, s->setup.moments, &state, n,
+				 (const float *const[]){m, v});
+}
+
 void bed_import(struct bed_session *s)
 {
 	float *to = (float *)(void *)(s->arena + s->transfer_offset);
@@ -427,19 +466,8 @@ void bed_import(struct bed_session *s)
 	for (unsigned u = 0; u < BED_UNITS; u++) {
 		struct bed_unit *b = &s->units[u];
 
-		for (uint64_t i = 0; i < b->elems; i++) {
-			b->param[i] = random_float(&s->random);
-			b->m[i] = random_float(&s->random) * 1e-3f;
-			b->v[i] = random_float(&s->random) * random_float(&s->random) * 1e-3f;
-			b->v[i] = b->v[i] < 0 ? -b->v[i] : b->v[i];
-			bf16_split(b->param[i], &b->hi[i], &b->lo[i]);
-		}
 		for (uint64_t first = 0; first < b->elems; first += BED_CHUNK_ELEMS) {
-			uint64_t n = chunk_elems(b, first);
-
-			memcpy(to, b->param + first, n * 4);
-			memcpy(to + n, b->m + first, n * 4);
-			memcpy(to + 2 * n, b->v + first, n * 4);
+			chunk_make(s, b, first, to);
 			await(s, submit(s, (struct protocol_submission){
 						   .op = PROTOCOL_OP_IMPORT,
 						   .unit = u,
@@ -447,6 +475,23 @@ void bed_import(struct bed_session *s)
 						   .offset = s->transfer_offset}));
 		}
 	}
+}
+
+/* A chunk that came out at `from` is the reference's. */
+static void chunk_compare(const struct bed_session *s, const struct bed_unit *b, uint64_t first,
+			  const float *from)
+{
+	float moments[2][BED_CHUNK_ELEMS];
+	const uint64_t n = chunk_elems(b, first);
+	const struct optimizer_state state = state_from(s, b, first);
+
+	for (uint64_t i = 0; i < n && s->setup.param_type == DTYPE_BF16; i++)
+		b->param[first + i] = bf16_join(b->hi[first + i], state.lo[i]);
+	ck_assert_mem_eq(from, b->param + first, n * 4);
+	optimizer_moments_export(s->setup.kind, s->setup.moments, &state, n,
+				 (float *const[]){moments[0], moments[1]});
+	for (unsigned i = 0; i < optimizer_moment_count(s->setup.kind); i++)
+		ck_assert_mem_eq(from + (1 + i) * n, moments[i], n * 4);
 }
 
 void bed_export(struct bed_session *s)
@@ -457,18 +502,12 @@ void bed_export(struct bed_session *s)
 		struct bed_unit *b = &s->units[u];
 
 		for (uint64_t first = 0; first < b->elems; first += BED_CHUNK_ELEMS) {
-			uint64_t n = chunk_elems(b, first);
-
 			await(s, submit(s, (struct protocol_submission){
 						   .op = PROTOCOL_OP_EXPORT,
 						   .unit = u,
 						   .chunk = (uint32_t)(first / BED_CHUNK_ELEMS),
 						   .offset = s->transfer_offset}));
-			for (uint64_t i = 0; i < n && s->setup.param_type == DTYPE_BF16; i++)
-				b->param[first + i] = bf16_join(b->hi[first + i], b->lo[first + i]);
-			ck_assert_mem_eq(from, b->param + first, n * 4);
-			ck_assert_mem_eq(from + n, b->m + first, n * 4);
-			ck_assert_mem_eq(from + 2 * n, b->v + first, n * 4);
+			chunk_compare(s, b, first, from);
 		}
 	}
 }
@@ -555,22 +594,30 @@ static void reference_step(const struct bed_session *s, unsigned u, enum dtype g
 {
 	const struct bed_unit *b = &s->units[u];
 	const struct protocol_submission sub = step_of(s, u);
-	const struct adam_hyper hyper = {
-		.lr = sub.lr, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
-	const struct adam a = {
+	const struct optimizer_hyper hyper = {.kind = s->setup.kind,
+					      .moments = s->setup.moments,
+					      .lr = sub.lr,
+					      .beta1 = 0.9,
+					      .beta2 = 0.95,
+					      .eps = 1e-8,
+					      .momentum = 0.8,
+					      .weight_decay = 0.1,
+					      .seed = 77};
+	const struct optimizer_step o = {
+		.kind = hyper.kind,
+		.moments = hyper.moments,
 		.count = b->elems,
 		.decay_count = b->decay,
+		.position = position_of(u),
 		.grad = b->kept,
 		.grad_type = grad_type,
 		.param_type = s->setup.param_type,
 		.param = s->setup.param_type == DTYPE_F32 ? (void *)b->param : (void *)b->hi,
-		.lo = b->lo,
-		.m = b->m,
-		.v = b->v,
-		.scalars = adam_scalars_make(&hyper, sub.step, sub.grad_scale),
+		.state = b->state,
+		.scalars = optimizer_scalars_make(&hyper, sub.step, sub.grad_scale),
 	};
 
-	adam_host_step(&a);
+	optimizer_host_step(&o);
 }
 
 void bed_step(struct bed_session *s)
@@ -667,100 +714,4 @@ void bed_run(const struct bed_daemon *d, const struct bed_case *c)
 			  3 * (s.units[0].elems + s.units[1].elems + s.units[2].elems));
 	ck_assert_uint_ge(stats.memory_bytes, s.data_bytes);
 	bed_close(&s);
-}
-
-/* Without the client. */
-
-int bed_raw_connect(const struct bed_daemon *d)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(d->socket));
-
-	memcpy(a.sun_path, d->socket, strlen(d->socket));
-	a.sun_path[0] = '\0';
-	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(connect(fd, (struct sockaddr *)&a, len), 0);
-	return fd;
-}
-
-void bed_raw_hello(int fd)
-{
-	struct protocol_hello hello = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_HELLO, sizeof(hello)},
-		.rank = 0,
-		.world = 1,
-		.job = "raw",
-	};
-	struct protocol_welcome welcome;
-
-	ck_assert_int_eq(send(fd, &hello, sizeof(hello), MSG_NOSIGNAL), sizeof(hello));
-	ck_assert_int_eq(recv(fd, &welcome, sizeof(welcome), 0), sizeof(welcome));
-	ck_assert_uint_eq(welcome.head.type, PROTOCOL_WELCOME);
-}
-
-static ssize_t raw_recv(int fd, void *packet, size_t room, int ret_fds[3])
-{
-	union {
-		struct cmsghdr head;
-		char bytes[CMSG_SPACE(3 * sizeof(int))];
-	} control;
-	struct iovec iov = {.iov_base = packet, .iov_len = room};
-	struct msghdr msg = {.msg_iov = &iov,
-			     .msg_iovlen = 1,
-			     .msg_control = control.bytes,
-			     .msg_controllen = sizeof(control.bytes)};
-	ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
-
-	if (n > 0 && CMSG_FIRSTHDR(&msg))
-		memcpy(ret_fds, CMSG_DATA(CMSG_FIRSTHDR(&msg)), 3 * sizeof(int));
-	return n;
-}
-
-int bed_raw_open(int fd, const struct client_config *config, int ret_fds[3],
-		 struct protocol_opened *ret, struct err *err)
-{
-	size_t units = config->open.unit_count * sizeof(struct protocol_unit);
-	size_t blobs = config->open.blob_count * sizeof(uint64_t);
-	size_t bytes = sizeof(struct protocol_open) + units + blobs;
-	union {
-		struct protocol_error error;
-		struct protocol_opened opened;
-	} answer;
-	char *packet = malloc(bytes);
-	ssize_t n;
-
-	memcpy(packet, &config->open, sizeof(config->open));
-	memcpy(packet + sizeof(config->open), config->units, units);
-	memcpy(packet + sizeof(config->open) + units, config->blobs, blobs);
-	*(struct protocol_message *)(void *)packet = (struct protocol_message){
-		PROTOCOL_MAGIC, PROTOCOL_VERSION, PROTOCOL_OPEN, (uint32_t)bytes};
-	ck_assert_int_eq(send(fd, packet, bytes, MSG_NOSIGNAL), (ssize_t)bytes);
-	free(packet);
-	n = raw_recv(fd, &answer, sizeof(answer), ret_fds);
-	ck_assert_int_gt(n, 0);
-	if (answer.error.head.type == PROTOCOL_ERROR)
-		return err_set(err, answer.error.code, "%.2000s", answer.error.text);
-	ck_assert_int_eq(n, sizeof(answer.opened));
-	*ret = answer.opened;
-	return 0;
-}
-
-int bed_raw_await_end(int fd, struct err *err)
-{
-	struct pollfd p = {.fd = fd, .events = POLLIN};
-	struct protocol_error packet;
-	ssize_t n;
-
-	err->code = 0;
-	for (;;) {
-		ck_assert_msg(poll(&p, 1, WAIT_TRIES * WAIT_MS) > 0, "the daemon does not close");
-		n = recv(fd, &packet, sizeof(packet), 0);
-		if (n < 0 && errno == ECONNRESET)
-			continue;
-		if (n <= 0)
-			return err->code;
-		if (n == sizeof(packet) && packet.head.type == PROTOCOL_ERROR)
-			err_set(err, packet.code, "%.2000s", packet.text);
-	}
 }

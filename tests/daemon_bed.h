@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "kernels/dtype.h"
+#include "kernels/optimizer.h"
 #include "nvme/nvme.h"
 #include "offload/client.h"
 
@@ -59,6 +60,8 @@ void bed_await_sessions(const struct bed_daemon *d, uint64_t count);
 
 /* How a session is put together. */
 struct bed_case {
+	enum optimizer_kind kind;
+	enum optimizer_moments moments;
 	enum dtype param_type, grad_type;
 	bool accumulate;
 	uint8_t param_home[BED_UNITS], state_home[BED_UNITS], grad_home[BED_UNITS];
@@ -75,9 +78,10 @@ struct bed_unit {
 	uint64_t elems, decay, norm_first, norm_elems;
 	uint64_t param_offset, fetch_offset, grad_offset[2];
 	/* what should be in the daemon's hands */
-	float *param, *m, *v, *kept;
+	float *param, *kept;
 	uint16_t *hi;
-	int16_t *lo;
+	void *state_mem;
+	struct optimizer_state state; /* of all elements */
 };
 
 struct bed_session {

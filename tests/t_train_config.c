@@ -147,7 +147,7 @@ static const struct wrong {
 	 {DEVICE, "device: {count: 3, memory: 64MiB}"}},
 	{{BATCH, "batch: {global: 16, micro: ^0}"}, "batch.micro", {0}},
 	{{BATCH, "batch: ^{micro: 4}"}, "global", {0}},
-	{{OPTIMIZER, "optimizer: {type: ^sgd, lr: 1e-3}"}, "adamw", {0}},
+	{{OPTIMIZER, "optimizer: {type: ^adam, lr: 1e-3}"}, "adamw", {0}},
 	{{OPTIMIZER, "optimizer: ^{type: adamw}"}, "lr", {0}},
 	{{OPTIMIZER, "optimizer: {lr: ^0}"}, "above 0", {SCHEDULE, "schedule: {steps: 10}"}},
 	{{OPTIMIZER, "optimizer: {lr: ^-1e-3}"}, "optimizer.lr", {0}},
@@ -158,7 +158,7 @@ static const struct wrong {
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: ^[0.9]}"}, "optimizer.betas", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: [0.9, 0.95, ^0.99]}"}, "optimizer.betas", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: ^[0.9, 1]}"}, "below 1", {0}},
-	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: ^[-0.1, 0.9]}"}, "at least 0", {0}},
+	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: ^[-0.1, 0.9]}"}, "from 0", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, betas: [^a, 0.9]}"}, "optimizer.betas", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, eps: ^0}"}, "above 0", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, weight_decay: ^-0.1}"}, "optimizer.weight_decay", {0}},
@@ -442,6 +442,7 @@ START_TEST(defaults_are_documented)
 	ck_assert_uint_eq(c.batch.micro, 1);
 	ck_assert(c.optimizer.betas.count == 2 && c.optimizer.betas.at[0] == 0.9 &&
 		  c.optimizer.betas.at[1] == 0.95);
+	ck_assert(c.optimizer.type == OPTIMIZER_ADAMW && c.optimizer.moments == MOMENTS_F32);
 	ck_assert(c.optimizer.eps == 1e-8 && c.optimizer.weight_decay == 0.1 &&
 		  c.optimizer.clip == 1.0);
 	ck_assert_int_eq(c.schedule.type, SCHEDULE_COSINE);

@@ -31,8 +31,6 @@
 #include "common/units.h"
 #include "worker/checkpoint_manifest.h"
 
-#define STATE_BYTES_PER_PARAM 12u /* master, m, v */
-
 char *checkpoint_path(const struct train_config *config, uint64_t step)
 {
 	char *path;
@@ -189,7 +187,7 @@ static int probe(const struct checkpoint_job *job, struct err *err)
 {
 	const char *dir = job->config->checkpoint.dir;
 	char need_text[UNITS_TEXT_BYTES], free_text[UNITS_TEXT_BYTES];
-	uint64_t need = STATE_BYTES_PER_PARAM * job->arch->params, room;
+	uint64_t need = checkpoint_vectors(job->config) * sizeof(float) * job->arch->params, room;
 	struct statvfs fs;
 	char *path = temp_path(job->config, 0);
 	int rc = 0;
@@ -341,6 +339,7 @@ static int write_piece(struct writer *w, const struct engine_piece *p, struct er
 	struct checkpoint_piece head = {
 		.magic = CHECKPOINT_PIECE_MAGIC, .unit = (uint32_t)p->unit, .first = p->first};
 	const float *vectors[] = {p->master, p->m, p->v};
+	const size_t vector_count = checkpoint_vectors(w->job->config);
 	size_t bytes;
 	int rc;
 
@@ -349,11 +348,11 @@ static int write_piece(struct writer *w, const struct engine_piece *p, struct er
 		return 0;
 	head.count = p->count < elems - p->first ? p->count : elems - p->first;
 	bytes = head.count * sizeof(float);
-	for (size_t i = 0; i < 3; i++)
+	for (size_t i = 0; i < vector_count; i++)
 		head.crc = crc32c(head.crc, vectors[i], bytes);
 	head.head_crc = crc32c(0, &head, offsetof(struct checkpoint_piece, head_crc));
 	rc = put(w, &head, sizeof(head), err);
-	for (size_t i = 0; !rc && i < 3; i++)
+	for (size_t i = 0; !rc && i < vector_count; i++)
 		rc = put(w, vectors[i], bytes, err);
 	w->crc = crc32c(w->crc, &head, sizeof(head));
 	w->pieces++;

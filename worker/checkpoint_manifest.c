@@ -52,6 +52,8 @@ char *manifest_format(const struct checkpoint_job *job, const struct checkpoint_
 	json_u64(&j, "params", job->arch->params);
 	model_format(&j, job->config, job->arch);
 	json_string(&j, "precision", precision_names[job->config->precision]);
+	json_string(&j, "optimizer", optimizer_kind_names[job->config->optimizer.type]);
+	json_string(&j, "moments", optimizer_moments_names[job->config->optimizer.moments]);
 	json_u64(&j, "sequence", job->config->data.sequence);
 	json_u64(&j, "global", job->config->batch.global);
 	json_u64(&j, "seed", job->config->seed);
@@ -119,6 +121,8 @@ static int parse(const char *path, const char *text, size_t len, struct manifest
 		{"params", CONF_U64, AT(params), .required = true},
 		{"model", CONF_SECTION, .required = true, .keys = model_keys},
 		{"precision", CONF_STRING, AT(precision), .required = true},
+		{"optimizer", CONF_STRING, AT(optimizer)},
+		{"moments", CONF_STRING, AT(moments)},
 		{"sequence", CONF_U64, AT(sequence), .required = true},
 		{"global", CONF_U64, AT(global), .required = true},
 		{"seed", CONF_U64, AT(seed), .required = true},
@@ -138,13 +142,26 @@ static int parse(const char *path, const char *text, size_t len, struct manifest
 	return 0;
 }
 
+/* Version 1 knew one optimizer. */
+static int optimizer_set(struct manifest *m, const char *path, struct err *err)
+{
+	if (m->version == 1 && !m->optimizer && !m->moments) {
+		m->optimizer = optimizer_kind_names[OPTIMIZER_ADAMW];
+		m->moments = optimizer_moments_names[MOMENTS_F32];
+	}
+	if (!m->optimizer || !m->moments)
+		return err_set(err, ERR_DATA, "%s: says nothing of the optimizer or its moments",
+			       path);
+	return 0;
+}
+
 static int check(const struct manifest *m, const char *path, uint64_t step, struct err *err)
 {
 	const struct manifest_file *files = m->files.at;
 
-	if (m->version != CHECKPOINT_VERSION)
-		return err_set(err, ERR_DATA, "%s: of version %ju, this program reads %u", path,
-			       (uintmax_t)m->version, CHECKPOINT_VERSION);
+	if (m->version < 1 || m->version > CHECKPOINT_VERSION)
+		return err_set(err, ERR_DATA, "%s: of version %ju, this program reads 1 to %u",
+			       path, (uintmax_t)m->version, CHECKPOINT_VERSION);
 	if (m->step != step)
 		return err_set(err, ERR_DATA, "%s: of step %ju, in the directory of step %ju", path,
 			       (uintmax_t)m->step, (uintmax_t)step);
@@ -182,6 +199,8 @@ int manifest_load(const char *path, uint64_t step, struct manifest *ret, struct 
 	if (rc < 0)
 		return rc;
 	rc = check(&m, path, step, err);
+	if (!rc)
+		rc = optimizer_set(&m, path, err);
 	if (rc < 0) {
 		conf_free(doc);
 		return rc;
@@ -217,5 +236,20 @@ int manifest_fits(const struct manifest *m, const char *path, const struct train
 		return err_set(err, ERR_CONFIG,
 			       "%s: was made with precision %s, the configuration says %s", path,
 			       m->precision, precision_names[c->precision]);
+	if (strcmp(m->optimizer, optimizer_kind_names[c->optimizer.type]))
+		return err_set(err, ERR_CONFIG,
+			       "%s: was made with optimizer.type %s, the configuration says %s: "
+			       "its moments are of no use to another",
+			       path, m->optimizer, optimizer_kind_names[c->optimizer.type]);
 	return 0;
+}
+
+void manifest_note(const struct manifest *m, const struct train_config *c,
+		   char ret[CHECKPOINT_NOTE_BYTES])
+{
+	ret[0] = '\0';
+	if (strcmp(m->moments, optimizer_moments_names[c->optimizer.moments]))
+		snprintf(ret, CHECKPOINT_NOTE_BYTES,
+			 "the checkpoint's moments, %s, are converted to %s", m->moments,
+			 optimizer_moments_names[c->optimizer.moments]);
 }

@@ -23,7 +23,8 @@ struct manifest {
 	uint64_t step, sequences, world, params;
 	uint64_t layers, hidden, heads, vocab, context, sequence, global, seed;
 	const char *arch, *precision;
-	struct conf_items files; /* struct manifest_file */
+	const char *optimizer, *moments; /* version 1 had none: filled in on loading */
+	struct conf_items files;         /* struct manifest_file */
 };
 
 /* "rank-0000.state" */
@@ -40,5 +41,9 @@ int manifest_load(const char *path, uint64_t step, struct manifest *ret, struct 
 /* ERR_CONFIG when a run with `config` cannot go on from it. */
 int manifest_fits(const struct manifest *m, const char *path, const struct train_config *config,
 		  struct err *err);
+
+/* What a user should know of going on from it with `config`; "" when there is nothing. */
+void manifest_note(const struct manifest *m, const struct train_config *config,
+		   char ret[CHECKPOINT_NOTE_BYTES]);
 
 #endif

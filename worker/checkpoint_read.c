@@ -32,6 +32,7 @@ struct reader {
 	char *dir;
 	struct manifest manifest;
 	struct conf_doc *doc;
+	size_t vectors;       /* of a piece */
 	struct place *places; /* by unit, then first */
 	size_t place_count, place_room;
 	int fd; /* of file fd_file, or -1 */
@@ -80,7 +81,7 @@ static int check_head(const struct reader *r, uint32_t file, const struct checkp
 {
 	if (h->magic != CHECKPOINT_HEAD_MAGIC)
 		return damaged(r, file, err, "not a state file");
-	if (h->version != CHECKPOINT_VERSION)
+	if (h->version != r->manifest.version)
 		return damaged(r, file, err, "of another version");
 	if (h->crc != crc32c(0, h, offsetof(struct checkpoint_head, crc)))
 		return damaged(r, file, err, "its head is damaged");
@@ -100,7 +101,7 @@ static int check_piece(const struct reader *r, uint32_t file, const struct check
 	if (p->unit >= arch->unit_count || !p->count || p->first > arch->units[p->unit].elems ||
 	    p->count > arch->units[p->unit].elems - p->first)
 		return damaged(r, file, err, "a piece lies outside the model");
-	if (p->count > bytes_left / (3 * sizeof(float)))
+	if (p->count > bytes_left / (r->vectors * sizeof(float)))
 		return damaged(r, file, err, "a piece is longer than the file");
 	return 0;
 }
@@ -151,7 +152,7 @@ static int index_pieces(struct reader *r, uint32_t file, uint64_t count, uint32_
 		rc = place_add(r, &place, err);
 		if (rc < 0)
 			return rc;
-		at += p.count * 3 * sizeof(float);
+		at += p.count * r->vectors * sizeof(float);
 	}
 	return at == bytes ? 0 : damaged(r, file, err, "longer than its pieces");
 }
@@ -232,7 +233,7 @@ static int reader_open(struct reader *r, const struct checkpoint_job *job, uint6
 	char *path = NULL;
 	int rc;
 
-	*r = (struct reader){.job = job, .fd = -1};
+	*r = (struct reader){.job = job, .fd = -1, .vectors = checkpoint_vectors(job->config)};
 	r->dir = checkpoint_path(job->config, step);
 	if (!r->dir || asprintf(&path, "%s/%s", r->dir, CHECKPOINT_MANIFEST) < 0) {
 		free(r->dir);
@@ -253,10 +254,10 @@ static int reader_open(struct reader *r, const struct checkpoint_job *job, uint6
 	return rc;
 }
 
-/* The three vectors of a piece, one behind the other, checked. */
+/* The vectors of a piece, one behind the other, checked. */
 static int load(struct reader *r, const struct place *p, struct err *err)
 {
-	const uint64_t floats = 3 * p->count;
+	const uint64_t floats = r->vectors * p->count;
 	int rc;
 
 	if (r->buffered == p)
@@ -309,7 +310,7 @@ static int fill_piece(struct reader *r, struct engine_piece *p, struct err *err)
 	const uint64_t elems = r->job->arch->units[p->unit].elems;
 	float *out[] = {p->master, p->m, p->v};
 
-	for (size_t i = 0; i < 3; i++)
+	for (size_t i = 0; i < r->vectors; i++)
 		memset(out[i], 0, p->count * sizeof(float));
 	for (uint64_t at = p->first; at < p->first + p->count && at < elems;) {
 		const struct place *place = find(r, p->unit, at);
@@ -320,7 +321,7 @@ static int fill_piece(struct reader *r, struct engine_piece *p, struct err *err)
 			return rc;
 		if (n > p->first + p->count - at)
 			n = p->first + p->count - at;
-		for (size_t i = 0; i < 3; i++)
+		for (size_t i = 0; i < r->vectors; i++)
 			memcpy(out[i] + (at - p->first), r->buffer + i * place->count + skip,
 			       n * sizeof(float));
 		at += n;
@@ -386,7 +387,7 @@ static int name_older(const struct checkpoint_job *job, uint64_t step, struct er
 }
 
 int checkpoint_read(const struct checkpoint_job *job, uint64_t step, struct checkpoint_state *ret,
-		    struct err *err)
+		    char ret_note[CHECKPOINT_NOTE_BYTES], struct err *err)
 {
 	struct reader r;
 	int rc = reader_open(&r, job, step, err);
@@ -396,9 +397,11 @@ int checkpoint_read(const struct checkpoint_job *job, uint64_t step, struct chec
 	if (rc < 0)
 		return rc;
 	rc = import(&r, err);
-	if (!rc)
+	if (!rc) {
 		*ret = (struct checkpoint_state){.step = r.manifest.step,
 						 .sequences = r.manifest.sequences};
+		manifest_note(&r.manifest, job->config, ret_note);
+	}
 	reader_close(&r);
 	return rc == ERR_DATA ? name_older(job, step, err) : rc;
 }

@@ -66,7 +66,8 @@ int init_engine(struct engine *engine, const struct arch *arch, uint64_t seed, s
 				return rc;
 			init_fill(arch, seed, u, p.first, p.count, p.master);
 			memset(p.m, 0, p.count * sizeof(*p.m));
-			memset(p.v, 0, p.count * sizeof(*p.v));
+			if (p.v)
+				memset(p.v, 0, p.count * sizeof(*p.v));
 			rc = engine_import_end(engine, &p, err);
 			if (rc < 0)
 				return rc;

@@ -285,15 +285,17 @@ static int open_buffers(struct run *run, struct err *err)
 static int load_weights(struct run *run, uint64_t step, struct err *err)
 {
 	struct checkpoint_job job = run_checkpoint_job(run);
+	char note[CHECKPOINT_NOTE_BYTES];
 	int rc = 0;
 
 	if (run->job.resume)
 		rc = checkpoint_agree(&job, &step, err);
 	if (!rc && step) {
-		rc = checkpoint_read(&job, step, &run->state, err);
+		rc = checkpoint_read(&job, step, &run->state, note, err);
 		run->resumed_from = step;
 		if (!rc)
-			rc = run_note(run, err, "going on from step %ju", (uintmax_t)step);
+			rc = run_note(run, err, "going on from step %ju%s%s", (uintmax_t)step,
+				      note[0] ? ": " : "", note);
 		return rc;
 	}
 	if (!rc && run->job.resume)
