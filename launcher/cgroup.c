@@ -77,14 +77,13 @@ static bool delegated(const char *dir, const char *path)
 	       (getxattr(dir, "user.delegate", mark, sizeof(mark)) == 1 && mark[0] == '1');
 }
 
-/* The directory of the job's cgroup, when it is ours to make. */
-static int job_path(const char *job, char *ret, size_t bytes, struct err *err)
+/* The directory of the cgroup at `own`, and in ret_point where the hierarchy is mounted. */
+static int dir_of(const char *own, char ret[CGROUP_DIR_BYTES], char ret_point[CGROUP_DIR_BYTES],
+		  struct err *err)
 {
-	char own[512], point[512], root[512], dir[1024];
-	int rc = own_path(own, sizeof(own), err);
+	char point[CGROUP_DIR_BYTES / 2], root[CGROUP_DIR_BYTES / 2];
+	int rc = mount_point(point, root, sizeof(point), err);
 
-	if (rc == 0)
-		rc = mount_point(point, root, sizeof(point), err);
 	if (rc < 0)
 		return rc;
 
@@ -95,7 +94,29 @@ static int job_path(const char *job, char *ret, size_t bytes, struct err *err)
 	below += root_len;
 	if (strcmp(below, "/") == 0)
 		below = "";
-	snprintf(dir, sizeof(dir), "%s%s", point, below);
+	snprintf(ret, CGROUP_DIR_BYTES, "%s%s", point, below);
+	snprintf(ret_point, CGROUP_DIR_BYTES, "%s", point);
+	return 0;
+}
+
+int cgroup_own_dir(char ret[CGROUP_DIR_BYTES], char ret_point[CGROUP_DIR_BYTES], struct err *err)
+{
+	char own[CGROUP_DIR_BYTES / 2];
+	int rc = own_path(own, sizeof(own), err);
+
+	return rc < 0 ? rc : dir_of(own, ret, ret_point, err);
+}
+
+/* The directory of the job's cgroup, when it is ours to make. */
+static int job_path(const char *job, char *ret, size_t bytes, struct err *err)
+{
+	char own[CGROUP_DIR_BYTES / 2], dir[CGROUP_DIR_BYTES], point[CGROUP_DIR_BYTES];
+	int rc = own_path(own, sizeof(own), err);
+
+	if (rc == 0)
+		rc = dir_of(own, dir, point, err);
+	if (rc < 0)
+		return rc;
 	if (!delegated(dir, own))
 		return err_set(err, -EPERM, "cgroup %s is not delegated to us", dir);
 	if ((size_t)snprintf(ret, bytes, "%s/dsrun-%s", dir, job) >= bytes)

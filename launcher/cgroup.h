@@ -7,6 +7,14 @@
 
 #include "common/err.h"
 
+#define CGROUP_DIR_BYTES 1024
+
+/*
+ * The directory of the cgroup that we are in, and where its hierarchy is mounted, which the
+ * directory begins with. Negative with the reason where there is none.
+ */
+int cgroup_own_dir(char ret[CGROUP_DIR_BYTES], char ret_point[CGROUP_DIR_BYTES], struct err *err);
+
 struct cgroup {
 	char path[512];        /* "" when there is none */
 	int procs_fd, kill_fd; /* -1 when there is none */

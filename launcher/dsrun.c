@@ -27,6 +27,7 @@
 #include "launcher/launch.h"
 #include "launcher/options.h"
 #include "launcher/outcome.h"
+#include "launcher/settle.h"
 #include "launcher/summary.h"
 #include "launcher/supervise.h"
 #include "launcher/trace_json.h"
@@ -43,6 +44,7 @@ struct prepared {
 	char *text;
 	struct conf_doc *doc;
 	struct train_config config;
+	struct train_settled settled;
 	struct arch *arch;
 	struct plan *plan;
 };
@@ -55,6 +57,14 @@ static void prepared_done(struct prepared *p)
 	free(p->text);
 }
 
+/* Where a daemon of the node is looked for; NULL when the job is to have its own. */
+static const char *daemon_socket(const struct options *o)
+{
+	if (!o->daemon)
+		return SYSTEM_SOCKET;
+	return strcmp(o->daemon, "private") == 0 ? NULL : o->daemon;
+}
+
 static int prepare(const struct options *o, struct prepared *ret, struct err *err)
 {
 	size_t len;
@@ -64,6 +74,9 @@ static int prepare(const struct options *o, struct prepared *ret, struct err *er
 		rc = train_config_parse(o->config, ret->text, len, &ret->config, &ret->doc, err);
 	if (rc == 0)
 		rc = arch_make(&ret->config, &ret->arch, err);
+	if (rc == 0)
+		rc = settle(&ret->config, ret->doc, ret->arch, daemon_socket(o), &ret->settled,
+			    err);
 	if (rc == 0)
 		rc = plan_make(&ret->config, ret->doc, ret->arch,
 			       (unsigned)ret->config.device.count, &ret->plan, err);
@@ -173,6 +186,7 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 				.id = programs->id,
 				.config_name = o->config,
 				.config_text = p->text,
+				.settled = p->settled,
 				.world = p->config.device.count,
 				.resume = o->resume,
 				.export_path = o->export_path,
@@ -195,7 +209,7 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 	};
 	if (!p->plan->needs_daemon)
 		ret->daemon = LAUNCH_DAEMON_NONE;
-	else if (o->daemon && strcmp(o->daemon, "private") == 0)
+	else if (!daemon_socket(o))
 		ret->daemon = LAUNCH_DAEMON_PRIVATE;
 	else if (o->daemon)
 		ret->daemon = LAUNCH_DAEMON_NAMED;

@@ -89,6 +89,7 @@ char *job_format(const struct job *job)
 	ok = put(&j, "id", job->id) && put(&j, "config_name", job->config_name) &&
 	     put(&j, "config_text", job->config_text) && put(&j, "socket", job->socket) &&
 	     put(&j, "export_path", job->export_path) && put(&j, "prompt", job->prompt);
+	json_u64(&j, "host_memory", job->settled.host_memory);
 	json_u64(&j, "world", job->world);
 	json_bool(&j, "resume", job->resume);
 	json_u64(&j, "generate", job->generate);
@@ -116,6 +117,7 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 		{"id", CONF_STRING, AT(id), .required = true},
 		{"config_name", CONF_STRING, AT(config_name), .required = true},
 		{"config_text", CONF_STRING, AT(config_text), .required = true},
+		{"host_memory", CONF_U64, AT(settled.host_memory)},
 		{"world", CONF_U64, AT(world), .required = true, .min = 1, .max = COMM_WORLD_MAX},
 		{"socket", CONF_STRING, AT(socket)},
 		{"resume", CONF_BOOL, AT(resume)},

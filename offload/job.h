@@ -12,6 +12,7 @@
 
 #include "common/conf.h"
 #include "common/err.h"
+#include "offload/train_config.h"
 
 /* A worker's file descriptors beside 0 (/dev/null), 1 and 2 (pipes to the agent). */
 enum job_fd {
@@ -25,6 +26,7 @@ struct job {
 	const char *id;          /* printable, unique on this host */
 	const char *config_name; /* as messages call it */
 	const char *config_text;
+	struct train_settled settled;
 	uint64_t world;
 	const char *socket;      /* the daemon's; NULL when the plan needs none */
 	bool resume;             /* go on from the newest checkpoint */

@@ -111,6 +111,8 @@ static int settings_plan(struct plan *p, const struct train_config *c, const str
 {
 	int rc = train_config_accumulation(c, doc, p->world, &p->accumulation, err);
 
+	if (rc == 0 && c->host.memory == CONF_AUTO)
+		rc = err_set(err, ERR_INTERNAL, "host.memory is auto, and nobody has settled it");
 	if (rc < 0)
 		return rc;
 	p->stage = (unsigned)c->zero.stage;
@@ -474,13 +476,16 @@ static void host_spill(struct plan *p)
  * Where nothing else of the units is on disk, spilling is the last resort, for when gradients do
  * not fit beside the least of the rest: it brings the disk into a step that has none.
  */
-static int host_plan(struct plan *p, const struct train_config *c)
+int plan_host(struct plan *p, const struct train_config *c)
 {
 	struct plan_host *h = &p->host;
 	struct knob further = {&h->fetch_slots, .wanted = c->zero.prefetch + 1};
 	uint64_t total, whole;
 	bool complete;
 
+	*h = (struct plan_host){0};
+	for (size_t i = 0; i < p->unit_count; i++)
+		p->units[i].grad_spilled = false;
 	p->host_budget_bytes = c->host.memory;
 	h->budget_bytes = c->host.memory / p->ranks_per_host;
 	if (!p->needs_daemon)
@@ -506,6 +511,15 @@ static int host_plan(struct plan *p, const struct train_config *c)
 	h->total_bytes = host_total(h);
 	assert(h->total_bytes <= h->budget_bytes);
 	return 0;
+}
+
+bool plan_host_flows(const struct plan *p)
+{
+	const struct plan_host *h = &p->host;
+
+	return (!h->fetch_slot_bytes || h->fetch_slots >= 2) &&
+	       (!h->grad_slot_bytes || h->grad_slots >= 2) &&
+	       (!h->chunk_buffer_bytes || h->chunk_buffers >= 4);
 }
 
 static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *err)
@@ -563,8 +577,13 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	units_plan(p, arch);
 	plan_place(p, c);
 	chunk_plan(p, c);
-	if ((rc = device_plan(p, c, arch)) < 0 || (rc = host_plan(p, c)) < 0 ||
-	    (rc = blobs_plan(p, doc, err)) < 0)
+	if ((rc = device_plan(p, c, arch)) < 0 || (rc = plan_host(p, c)) < 0)
+		return rc;
+	if (c->host.automatic)
+		rc = plan_cache(p, c, arch, err);
+	if (rc == 0)
+		rc = blobs_plan(p, doc, err);
+	if (rc < 0)
 		return rc;
 	p->prefetch = p->host.fetch_slots ? p->host.fetch_slots - 1 : c->zero.prefetch;
 	rc = plan_swap_fill(p, c, arch, err);

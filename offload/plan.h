@@ -132,6 +132,8 @@ struct plan {
 	uint64_t chunk_elems;      /* of the optimizer pipeline */
 	int place_activations;
 	struct plan_share param[PLACE_COUNT], optimizer[PLACE_COUNT];
+	/* Of units asked to be on NVMe, what is kept in host memory (host.memory: auto). */
+	uint64_t cached_param_bytes, cached_state_bytes;
 	size_t daemon_units; /* whose optimizer is not on the device */
 	bool needs_daemon, needs_swap;
 	/* Blobs in swap, what client_config.blobs takes: a parameter blob for each unit with
@@ -175,6 +177,14 @@ static inline bool plan_unit_offloaded(const struct plan_unit *unit)
 int plan_make(const struct train_config *config, const struct conf_doc *doc,
 	      const struct arch *arch, unsigned world, struct plan **ret, struct err *err);
 struct plan *plan_free(struct plan *plan);
+
+/*
+ * What the job may be lent of a host, for host.memory: auto, when all that its processes hold there
+ * together may be `spare_bytes`. As plan_make; ERR_CONFIG too when that leaves next to nothing.
+ */
+int plan_host_auto(const struct train_config *config, const struct conf_doc *doc,
+		   const struct arch *arch, unsigned world, uint64_t spare_bytes,
+		   uint64_t *ret_bytes, struct err *err);
 
 /* The table of `dsrun --plan`. 0 or a negative code of the stream. */
 int plan_print(const struct plan *plan, const struct train_config *config, FILE *out);

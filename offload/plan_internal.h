@@ -1,4 +1,4 @@
-/* What the planner's files share: plan.c, plan_place.c, plan_swap.c, plan_refuse.c. */
+/* What the planner's files share: plan.c, plan_place.c, plan_cache.c, plan_swap.c, plan_refuse.c. */
 #ifndef OFFLOAD_PLAN_INTERNAL_H
 #define OFFLOAD_PLAN_INTERNAL_H
 
@@ -17,8 +17,24 @@ uint64_t plan_size_below(const struct plan *p, enum plan_kind kind, uint64_t bel
 void plan_size_place(struct plan *p, enum plan_kind kind, uint64_t size,
 		     const size_t given[PLACE_COUNT]);
 
+/* Puts what `kind` says of all units where the configuration asks for it. */
+void plan_place_kind(struct plan *p, const struct train_config *c, enum plan_kind kind);
+
 /* What follows from units' tiers: homes, blobs, shares as placed, whether a daemon is needed. */
 void plan_place_homes(struct plan *p, const struct train_config *c);
+
+/* Sizes and counts in host memory, anew from where units are. -ENOSPC: its least does not fit. */
+int plan_host(struct plan *p, const struct train_config *c);
+
+/* Is there room for two of each buffer, and four chunks: does everything overlap? */
+bool plan_host_flows(const struct plan *p);
+
+/* Keeps units that are on NVMe in host memory, as far as it goes. After plan_host(). -ENOMEM. */
+int plan_cache(struct plan *p, const struct train_config *c, const struct arch *arch,
+	       struct err *err);
+
+/* The bytes of p->swap that a step moves, from where units are and the counts of buffers. -ENOMEM. */
+int plan_swap_traffic(struct plan *p, const struct arch *arch, struct err *err);
 
 /* Sizes on disk and the traffic of a step; everything else of the plan is done. */
 int plan_swap_fill(struct plan *p, const struct train_config *c, const struct arch *arch,

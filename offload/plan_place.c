@@ -194,9 +194,15 @@ void plan_place_homes(struct plan *p, const struct train_config *c)
 			  p->place_activations != PLACE_NONE;
 }
 
+void plan_place_kind(struct plan *p, const struct train_config *c, enum plan_kind kind)
+{
+	shares_place(p, kind,
+		     kind == PLAN_PARAM ? c->zero.offload_param : c->zero.offload_optimizer);
+}
+
 void plan_place(struct plan *p, const struct train_config *c)
 {
-	shares_place(p, PLAN_PARAM, c->zero.offload_param);
-	shares_place(p, PLAN_STATE, c->zero.offload_optimizer);
+	plan_place_kind(p, c, PLAN_PARAM);
+	plan_place_kind(p, c, PLAN_STATE);
 	plan_place_homes(p, c);
 }

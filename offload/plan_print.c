@@ -128,6 +128,11 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 	fprintf(out, "placement   parameters %s, optimizer %s, activations %s\n",
 		whole_name(p, p->param), whole_name(p, p->optimizer),
 		placement_name(p->place_activations));
+	if (p->cached_param_bytes || p->cached_state_bytes)
+		fprintf(out,
+			"cached      in host memory instead of NVMe: parameters %s, state %s\n",
+			units_format_bytes(state, p->cached_param_bytes),
+			units_format_bytes(budget, p->cached_state_bytes));
 	fprintf(out, "prefetch    %" PRIu64 " unit%s ahead, of %" PRIu64 " allowed\n", p->prefetch,
 		p->prefetch == 1 ? "" : "s", c->zero.prefetch);
 }
@@ -340,6 +345,8 @@ void plan_json(const struct plan *plan, struct json *json)
 	json_string(json, "offload_optimizer", whole_name(plan, plan->optimizer));
 	json_split(plan, "parameters", true, json);
 	json_split(plan, "optimizer_state", false, json);
+	json_u64(json, "cached_param_bytes", plan->cached_param_bytes);
+	json_u64(json, "cached_state_bytes", plan->cached_state_bytes);
 	json_string(json, "offload_activations", placement_name(plan->place_activations));
 	json_device(&plan->device, json);
 	json_host(&plan->host, json);

@@ -160,7 +160,7 @@ static void units_traffic(const struct plan *p, const struct arch *arch, struct 
 	step_units(p, cache, misses);
 }
 
-static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err)
+int plan_swap_traffic(struct plan *p, const struct arch *arch, struct err *err)
 {
 	const size_t room = p->unit_count + p->act_count + 1;
 	struct cache units = {.room = p->device.gather_slots}, acts = {.room = 0};
@@ -184,6 +184,7 @@ static int traffic_plan(struct plan *p, const struct arch *arch, struct err *err
 	for (uint64_t pass = 0; pass < 2 && pass < p->accumulation; pass++)
 		if (p->place_activations == PLACE_NVME)
 			pass_acts(arch, &acts, pass ? p->accumulation - 1 : 1, &reads, &writes);
+	p->swap.step_read_bytes = p->swap.step_write_bytes = 0;
 	for (size_t i = 0; i < p->unit_count; i++) {
 		traffic_param(p, &p->units[i], misses[i], &p->swap);
 		traffic_step(p, &p->units[i], &p->swap);
@@ -217,7 +218,7 @@ int plan_swap_fill(struct plan *p, const struct train_config *c, const struct ar
 		*(i < p->act_blob_first ? &s->param_bytes : &s->act_bytes) +=
 			stored(p->blobs[i], c->nvme.extent);
 	s->total_bytes = s->param_bytes + s->state_bytes + s->grad_bytes + s->act_bytes;
-	return traffic_plan(p, arch, err);
+	return plan_swap_traffic(p, arch, err);
 }
 
 /* How many of the paths share the filesystem of path `index`; negative errno. */

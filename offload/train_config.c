@@ -7,7 +7,8 @@
  *    that the user would change, so that its message stands at that key's place.
  * 2. `host` and `nvme` say what a job may use, zero.prefetch how far it may run ahead: they are no
  *    error where nothing needs them. A key that orders something that would not happen is one.
- * 3. A default never depends on the machine: the same text is the same job everywhere.
+ * 3. A default never depends on the machine: the same text is the same job everywhere, but for what
+ *    it says is auto.
  */
 #include "offload/train_config.h"
 
@@ -104,7 +105,8 @@ static const struct conf_key nvme_keys[] = {
 };
 
 static const struct conf_key host_keys[] = {
-	{"memory", CONF_BYTES, AT(host.memory), .min = 1 << 20, .max = BYTES_MAX},
+	{"memory", CONF_BYTES, AT(host.memory), .automatic = true, .min = 1 << 20,
+	 .max = BYTES_MAX},
 	{"threads", CONF_U64, AT(host.threads), .min = 1, .max = 1024},
 	{.type = CONF_END},
 };
@@ -453,9 +455,16 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 		conf_free(doc);
 		return rc;
 	}
+	c.host.automatic = c.host.memory == CONF_AUTO;
 	*ret = c;
 	*ret_doc = doc;
 	return 0;
+}
+
+void train_config_settle(struct train_config *config, const struct train_settled *settled)
+{
+	if (settled->host_memory)
+		config->host.memory = settled->host_memory;
 }
 
 int train_config_accumulation(const struct train_config *config, const struct conf_doc *doc,

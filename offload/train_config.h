@@ -55,7 +55,10 @@ struct train_config {
 		uint64_t extent, queue_depth;
 	} nvme;
 	struct {
-		uint64_t memory;  /* of the daemon, for all ranks of a host */
+		/* Of the daemon, for all ranks of a host. CONF_AUTO until it is settled: see
+		 * train_config_settle. */
+		uint64_t memory;
+		bool automatic;   /* it was auto: what of NVMe it has room for is kept in it */
 		uint64_t threads; /* of the CPU optimizer, per host */
 	} host;
 	struct {
@@ -83,6 +86,14 @@ struct train_config {
  */
 int train_config_parse(const char *name, const char *text, size_t len, struct train_config *ret,
 		       struct conf_doc **ret_doc, struct err *err);
+
+/* What the launcher chose where a configuration says auto; zero: nothing. */
+struct train_settled {
+	uint64_t host_memory;
+};
+
+/* The configuration that all processes of a job plan from: with what was chosen in place of auto. */
+void train_config_settle(struct train_config *config, const struct train_settled *settled);
 
 /* Micro-batches of one rank in a step: global / (micro * world). Checked here: it divides. */
 int train_config_accumulation(const struct train_config *config, const struct conf_doc *doc,

@@ -16,3 +16,5 @@ t_gpu_nodes_USES  := launcher offload comm nvme kernels common
 TESTS             += t_trace_job
 t_trace_job_USES  := launcher offload comm nvme kernels common
 t_trace_job_WRAP  := malloc calloc realloc strdup
+TESTS             += t_spare
+t_spare_USES      := launcher offload comm nvme kernels common

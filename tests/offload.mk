@@ -1,10 +1,12 @@
-TESTS                += t_train_config t_plan t_plan_split t_job
+TESTS                += t_train_config t_plan t_plan_split t_plan_cache t_job
 t_train_config_USES  := offload comm nvme kernels common
 t_plan_USES          := offload comm nvme kernels common
 t_plan_SRCS          := tests/plan_bed.c
 t_plan_WRAP          := calloc
 t_plan_split_USES    := offload comm nvme kernels common
 t_plan_split_SRCS    := tests/plan_bed.c
+t_plan_cache_USES    := offload comm nvme kernels common
+t_plan_cache_SRCS    := tests/plan_bed.c
 t_job_USES           := offload comm nvme kernels common
 t_job_WRAP           := malloc calloc realloc strdup
 # What a recording device has to see that passes by the device: tests/record_calls.c.

@@ -61,6 +61,7 @@ static const struct job whole = {
 	.id = "dsrun-4711-0a1b",
 	.config_name = "/home/u/my \"best\" model.yaml",
 	.config_text = "model: {layers: 2}\t# a comment: [\n\n  - 'x'\n",
+	.settled = {.host_memory = 3u << 30},
 	.world = 4,
 	.socket = "@dsoffload/4711",
 	.resume = true,
@@ -91,6 +92,7 @@ static void round_trip(const struct job *job)
 	same(got.id, job->id);
 	same(got.config_name, job->config_name);
 	same(got.config_text, job->config_text);
+	ck_assert_uint_eq(got.settled.host_memory, job->settled.host_memory);
 	ck_assert_uint_eq(got.world, job->world);
 	same(got.socket, job->socket);
 	ck_assert_int_eq(got.resume, job->resume);

@@ -590,6 +590,29 @@ START_TEST(lending_is_no_order)
 }
 END_TEST
 
+/* The host's memory may be left to the launcher, which settles it. */
+START_TEST(memory_auto)
+{
+	const struct edit edit = {HOST, "host: {memory: auto}"};
+	struct train_config c;
+	char text[TEXT_BYTES];
+	unsigned line, column;
+	struct conf_doc *doc;
+
+	text_make(text, &edit, 1, &line, &column);
+	doc = parse(text, &c);
+	ck_assert(c.host.automatic && c.host.memory == CONF_AUTO);
+	train_config_settle(&c, &(struct train_settled){.host_memory = 5 << 20});
+	ck_assert(c.host.automatic && c.host.memory == 5 << 20);
+	conf_free(doc);
+	doc = parse(least, &c);
+	ck_assert(!c.host.automatic && c.host.memory == 0);
+	train_config_settle(&c, &(struct train_settled){0});
+	ck_assert(c.host.memory == 0);
+	conf_free(doc);
+}
+END_TEST
+
 START_TEST(accumulation_follows)
 {
 	struct train_config c;
@@ -664,6 +687,7 @@ int main(void)
 	tcase_add_test(tc, a_cuda_device_has_heads_of_256_at_most);
 	tcase_add_test(tc, shares_of_units);
 	tcase_add_test(tc, lending_is_no_order);
+	tcase_add_test(tc, memory_auto);
 	tcase_add_test(tc, accumulation_follows);
 	tcase_add_test(tc, rate_by_hand);
 	suite_add_tcase(suite, tc);

@@ -120,6 +120,8 @@ static int open_job(struct run *run, struct err *err)
 	rc = train_config_parse(run->job.config_name, run->job.config_text,
 				strlen(run->job.config_text), &run->config, &run->config_doc, err);
 	if (!rc)
+		train_config_settle(&run->config, &run->job.settled);
+	if (!rc)
 		rc = train_config_accumulation(&run->config, run->config_doc, run->world,
 					       &run->accumulation, err);
 	if (!rc)
