@@ -19,10 +19,10 @@
  *
  * So parameters come before optimizer state: they save more, and are what a pass waits for.
  * Gradients that wait for the norm or the next micro-batch, which plan.c keeps before it spills
- * any, come before optimizer state, too. Between parameters and gradients it depends, on what is in
- * slots and on whose copy it is: both ways are planned, and the one that moves less is taken. Within
- * a kind all bytes are worth the same, in any precision; so the largest units come first, and
- * smaller ones take what is left.
+ * any, come before optimizer state, too. Between parameters and gradients it depends, on what is
+ * in slots and on whose copy it is: both ways are planned, and the one that moves less is taken.
+ * Within a kind all bytes are worth the same, in any precision; so the largest units come first,
+ * and smaller ones take what is left.
  *
  * 1. What is cached never takes a buffer of the pipeline (two of each, four chunks), as long as
  *    anything is on disk: first what moves every byte, then bytes that need not move. Fetch slots

@@ -1,4 +1,4 @@
-/* What the planner's files share: plan.c, plan_place.c, plan_cache.c, plan_swap.c, plan_refuse.c. */
+/* What the planner's files share: plan.c, plan_place.c, plan_cache.c, plan_swap.c, ... */
 #ifndef OFFLOAD_PLAN_INTERNAL_H
 #define OFFLOAD_PLAN_INTERNAL_H
 
@@ -33,7 +33,7 @@ bool plan_host_flows(const struct plan *p);
 int plan_cache(struct plan *p, const struct train_config *c, const struct arch *arch,
 	       struct err *err);
 
-/* The bytes of p->swap that a step moves, from where units are and the counts of buffers. -ENOMEM. */
+/* The bytes of p->swap that a step moves, by where units are and counts of buffers. -ENOMEM. */
 int plan_swap_traffic(struct plan *p, const struct arch *arch, struct err *err);
 
 /* Sizes on disk and the traffic of a step; everything else of the plan is done. */

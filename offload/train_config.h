@@ -92,7 +92,7 @@ struct train_settled {
 	uint64_t host_memory;
 };
 
-/* The configuration that all processes of a job plan from: with what was chosen in place of auto. */
+/* The configuration that all processes of a job plan from: what was chosen in place of auto. */
 void train_config_settle(struct train_config *config, const struct train_settled *settled);
 
 /* Micro-batches of one rank in a step: global / (micro * world). Checked here: it divides. */
