@@ -6,7 +6,7 @@ B=${B:-build}
 export B
 mkdir -p "$B/bench"
 here=$(dirname "$0")
-[ $# -gt 0 ] || set -- adam nvme swap train trace
+[ $# -gt 0 ] || set -- adam nvme swap order train trace
 for name in "$@"; do
 	echo "== $name"
 	"$here/$name.sh"

@@ -58,7 +58,8 @@ struct arch {
 	size_t train_count, eval_count;
 	size_t act_count;         /* checkpointed activations */
 	uint64_t act_bytes;       /* of each, for one micro-batch */
-	uint64_t workspace_bytes; /* device memory that lives through all phases, and scratch */
+	uint64_t carry_bytes;     /* device memory that a micro-batch takes from phase to phase */
+	uint64_t workspace_bytes; /* of the phase in work, and what all micro-batches add to */
 	/* The last so many blocks, at most kept_max, need not be recomputed for their backward, at
 	 * the price of kept_bytes of device memory each. */
 	uint64_t kept_bytes;

@@ -15,8 +15,8 @@
  * 1. Tensors with weight decay, the matrices, come first in their unit.
  * 2. A unit's gradient is complete at its grad_last phase: the head adds to unit 0 before the
  *    embedding does, and nothing between them touches it.
- * 3. The gradient of the residual stream goes from phase to phase in the workspace, never through
- *    an activation.
+ * 3. The gradient of the residual stream goes from phase to phase in what the micro-batch carries,
+ *    never through an activation.
  * 4. Nothing depends on the rank, the world or the host: all processes of a job get the same shape.
  */
 #include "offload/arch_gpt2.h"
@@ -130,9 +130,12 @@ void gpt2_layout_make(const struct train_config *c, struct gpt2_layout *l)
 
 	l->ids = take(&at, sizeof(uint32_t) * l->tokens);
 	l->targets = take(&at, sizeof(uint32_t) * l->tokens);
-	l->loss_sum = take(&at, sizeof(double));
 	l->dres = take(&at, f * l->tokens * h);
 	l->dres_act = l->act == DTYPE_F32 ? l->dres : take(&at, act * l->tokens * h);
+	l->carry_bytes = at;
+
+	at = 0;
+	l->loss_sum = take(&at, sizeof(double));
 	l->norm = take(&at, act * l->tokens * h);
 	l->mean = take(&at, f * l->tokens);
 	l->rstd = take(&at, f * l->tokens);
@@ -332,6 +335,7 @@ int arch_gpt2_make(const struct train_config *config, struct arch **ret, struct 
 	gpt2_layout_make(config, &layout);
 	arch->act_count = layers + 1;
 	arch->act_bytes = sizeof(float) * layout.tokens * config->model.hidden;
+	arch->carry_bytes = layout.carry_bytes;
 	arch->workspace_bytes = layout.bytes;
 	arch->kept_bytes = layout.kept.bytes;
 	arch->kept_max = layers;

@@ -89,9 +89,10 @@ struct gpt2_area {
 };
 
 /*
- * The workspace, in bytes from its start, each part aligned to GPT2_WORKSPACE_ALIGN. What lives
- * from phase to phase comes first. `area` is shared by turns: a block's intermediates in block
- * phases, logits in the head's.
+ * What a micro-batch carries from phase to phase, and the workspace, each in bytes from its start,
+ * each part aligned to GPT2_WORKSPACE_ALIGN. The workspace's loss_sum grows from micro-batch to
+ * micro-batch, the rest of it lives within a phase. `area` is shared by turns: a block's
+ * intermediates in block phases, logits in the head's.
  */
 #define GPT2_WORKSPACE_ALIGN 256u
 
@@ -101,12 +102,13 @@ struct gpt2_layout {
 	size_t mlp_rows, logits_rows;
 	size_t logits_row;    /* elements from row to row of logits */
 	size_t scratch_count; /* floats, of linear and of attention */
-	/* from phase to phase */
+	/* carried */
 	uint64_t ids, targets; /* uint32_t [tokens] */
-	uint64_t loss_sum;     /* double */
 	uint64_t dres;         /* float [tokens][hidden]: gradient of the residual stream */
 	uint64_t dres_act;     /* the same as `act`; dres itself in fp32 */
-	/* within a phase */
+	uint64_t carry_bytes;
+	/* in the workspace */
+	uint64_t loss_sum;   /* double */
 	uint64_t norm;       /* act [tokens][hidden]: a LayerNorm's output, then its gradient */
 	uint64_t mean, rstd; /* float [tokens] */
 	uint64_t scratch;

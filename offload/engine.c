@@ -16,7 +16,10 @@
  * 1. All ranks enqueue the same collectives in the same order. Hence nothing that enqueues on the
  *    comm stream depends on what has completed: after phase k is enqueued come the gather of
  *    phase k + 1, then the reduction of k's gradient, whatever the disk is doing. The driving
- *    thread blocks for the bytes of phase k + 1 there, while the device computes phase k.
+ *    thread blocks for the bytes of phase k + 1 there, while the device computes phase k. Where
+ *    micro-batches go side by side, each has its reduction behind its turn of phase k, and the
+ *    gather comes with the last of them: a unit stays in its slot for all of them, even where
+ *    there is one slot, and the device has all of phase k to do while the thread waits.
  * 2. Fetches from the daemon run further ahead (zero.prefetch units) and in any order, since they
  *    are no collectives.
  * 3. A buffer is overwritten only by work ordered behind the event of its last reader.
@@ -97,7 +100,7 @@ static int tables_alloc(struct engine *e, struct err *err)
 	e->part_buffers = table(p->device.part_buffers, sizeof(*e->part_buffers));
 	e->act_buffers = table(p->device.act_buffers, sizeof(*e->act_buffers));
 	e->act_slots = table(p->host.act_slots, sizeof(*e->act_slots));
-	e->acts = table(e->arch->act_count, sizeof(*e->acts));
+	e->acts = table(p->act_count, sizeof(*e->acts));
 	if (!e->units || !e->gather_slots || !e->fetch_slots || !e->grad_slots ||
 	    !e->grad_buffers || !e->part_buffers || !e->act_buffers || !e->act_slots || !e->acts)
 		return err_sys(err, -ENOMEM, "allocating the engine's tables");
@@ -132,6 +135,25 @@ static int unit_state_alloc(struct engine *e, size_t u, struct err *err)
 	return rc;
 }
 
+/* A buffer for the gradient of a unit that several phases add to, in each micro-batch under way. */
+static int grad_shared_alloc(struct engine *e, size_t u, struct err *err)
+{
+	struct grad_buffer *b = table(e->plan->micros, sizeof(*b));
+	int rc = 0;
+
+	e->units[u].grad_shared = b;
+	if (!b)
+		return err_sys(err, -ENOMEM, "allocating the engine's tables");
+	for (uint64_t m = 0; m < e->plan->micros && rc == 0; m++) {
+		b[m].unit = -1;
+		rc = device_take(e, &b[m].mem, 4 * e->plan->units[u].padded,
+				 "a gradient of several phases", err);
+		if (rc == 0)
+			rc = device_event_open(e->device, &b[m].free, err);
+	}
+	return rc;
+}
+
 static int units_alloc(struct engine *e, struct err *err)
 {
 	const struct plan *p = e->plan;
@@ -149,16 +171,8 @@ static int units_alloc(struct engine *e, struct err *err)
 					 "parameters", err);
 		if (rc == 0 && !unit_offloaded(e, u))
 			rc = unit_state_alloc(e, u, err);
-		if (rc == 0 && p->units[u].grad_shared) {
-			s->grad_shared = calloc(1, sizeof(*s->grad_shared));
-			if (!s->grad_shared)
-				return err_sys(err, -ENOMEM, "allocating the engine's tables");
-			s->grad_shared->unit = -1;
-			rc = device_take(e, &s->grad_shared->mem, 4 * p->units[u].padded,
-					 "a gradient of several phases", err);
-			if (rc == 0)
-				rc = device_event_open(e->device, &s->grad_shared->free, err);
-		}
+		if (rc == 0 && p->units[u].grad_shared)
+			rc = grad_shared_alloc(e, u, err);
 		if (rc < 0)
 			return rc;
 	}
@@ -204,7 +218,7 @@ static int acts_alloc(struct engine *e, struct err *err)
 	const struct plan_device *d = &e->plan->device;
 	int rc = 0;
 
-	for (size_t i = 0; i < e->arch->act_count && rc == 0; i++) {
+	for (size_t i = 0; i < e->plan->act_count && rc == 0; i++) {
 		e->acts[i].buffer = e->acts[i].slot = -1;
 		rc = device_event_open(e->device, &e->acts[i].saved, err);
 	}
@@ -217,6 +231,9 @@ static int acts_alloc(struct engine *e, struct err *err)
 		if (rc == 0)
 			rc = events_open(e, events, 3, err);
 	}
+	if (rc == 0)
+		rc = device_take(e, &e->carry, e->plan->micros * d->carry_bytes,
+				 "what micro-batches carry from phase to phase", err);
 	if (rc == 0)
 		rc = device_take(e, &e->workspace, d->workspace_bytes, "the workspace", err);
 	if (rc == 0)
@@ -291,7 +308,7 @@ static void open_message_fill(const struct engine *e, struct protocol_open *o)
 	o->ring_slots = (uint32_t)p->host.ring_slots;
 	o->param_type = (uint8_t)p->param_type;
 	o->grad_type = (uint8_t)p->grad_type;
-	o->accumulate = p->accumulation > 1;
+	o->accumulate = p->accumulation > p->micros;
 	o->engine = (uint8_t)c->nvme.engine;
 	o->queue_depth = (uint32_t)c->nvme.queue_depth;
 	o->blob_extent_bytes = (uint32_t)c->nvme.extent;
@@ -471,15 +488,21 @@ int engine_pass_begin(struct engine *e, enum engine_pass pass, struct err *err)
 	e->pass = pass;
 	e->phases = pass == ENGINE_TRAIN ? e->arch->train : e->arch->eval;
 	e->phase_count = pass == ENGINE_TRAIN ? e->arch->train_count : e->arch->eval_count;
-	e->phase = 0;
-	e->wraps = pass == ENGINE_TRAIN && e->micro + 1 < e->plan->accumulation;
+	e->phase = e->column = 0;
+	e->width = pass == ENGINE_TRAIN ? e->plan->micros : 1;
+	e->wraps = pass == ENGINE_TRAIN && e->micro + e->width < e->plan->accumulation;
 	return acts_reset(e, err);
 }
 
 int engine_phase_begin(struct engine *e, struct engine_io *ret, struct err *err)
 {
+	const struct plan_device *d = &e->plan->device;
 	const struct arch_phase *phase = &e->phases[e->phase];
-	struct engine_io io = {.workspace = e->workspace, .kept = e->kept};
+	struct engine_io io = {
+		.carry = e->carry + e->column * d->carry_bytes,
+		.workspace = e->workspace,
+		.kept = e->kept + e->column * d->kept_blocks * engine_align(e->arch->kept_bytes),
+	};
 	int slot = -1, rc;
 
 	rc = units_fetch_ahead(e, err);
@@ -500,11 +523,16 @@ int engine_phase_begin(struct engine *e, struct engine_io *ret, struct err *err)
 	return 0;
 }
 
-/* The unit of the next phase that has one; -1 at the end of the last pass of a step. */
+/*
+ * The unit of the next phase that has one. -1 at the end of the last pass of a step, and while
+ * other micro-batches have their turn of this phase to come.
+ */
 static int next_unit(const struct engine *e)
 {
 	size_t limit = e->phase_count * (e->wraps ? 2 : 1);
 
+	if (e->column + 1 < e->width)
+		return -1;
 	for (size_t i = e->phase + 1; i < limit; i++)
 		if (e->phases[i % e->phase_count].unit >= 0)
 			return e->phases[i % e->phase_count].unit;
@@ -533,7 +561,12 @@ int engine_phase_end(struct engine *e, struct err *err)
 		rc = acts_load_ahead(e, err);
 	if (rc < 0)
 		return err_add(err, "phase %zu of %zu", e->phase, e->phase_count);
-	e->phase++;
+	if (++e->column == e->width) {
+		e->column = 0;
+		e->phase++;
+	}
+	if (e->width > 1)
+		e->micro = e->column;
 	return 0;
 }
 
@@ -541,7 +574,7 @@ int engine_pass_end(struct engine *e, struct err *err)
 {
 	(void)err;
 	if (e->pass == ENGINE_TRAIN)
-		e->micro++;
+		e->micro += e->width;
 	return 0;
 }
 

@@ -6,11 +6,15 @@
  * The worker's thread drives it:
  *
  *	engine_step_begin(step, lr)
- *	for each micro-batch: engine_pass_begin(ENGINE_TRAIN)
- *		for each phase of arch->train:
+ *	for each pass: engine_pass_begin(ENGINE_TRAIN)
+ *		for each phase of arch->train, for each micro-batch of the pass:
  *			engine_phase_begin -> enqueue on compute -> engine_phase_end
  *		engine_pass_end
  *	engine_step_end(&norm)
+ *
+ * A pass is of plan->micros micro-batches: of one, and then a step is so many passes; or of all
+ * (schedule.order: layer), and then a unit is brought once a phase for all of them, and its
+ * gradient leaves once. A pass of evaluation is always of one.
  *
  * All of it only enqueues, but for waits that the data path needs. engine.c tells how.
  */
@@ -60,8 +64,9 @@ struct engine_io {
 	float *grad;       /* the unit's gradient, whole, fp32, zero before its first phase */
 	const float *act_in;
 	float *act_out;
+	void *carry;     /* arch->carry_bytes, the micro-batch's own through all its phases */
 	void *workspace; /* plan->device.workspace_bytes, the same in every phase */
-	void *kept;      /* plan->device.kept_blocks times kept_bytes, likewise */
+	void *kept;      /* plan->device.kept_blocks times arch->kept_bytes, as carry */
 };
 
 /* `step` counts from 1. */

@@ -5,6 +5,14 @@
  * activation that is needed again is copied out as soon as it is made (to its place in the arena,
  * or through a slot into its blob), its buffer is used again, and backward loads it ahead of its
  * turn. One that is still in its buffer when its turn comes is not loaded.
+ *
+ * With several micro-batches side by side each has activations of its own, and there is a turn of
+ * each between the phase that makes one and the phase that reads it: forward, too, copies out and
+ * loads ahead.
+ *
+ * 1. A buffer that is used again is the one touched longest ago of those that the turn does not
+ *    read. What is not copied out is read by the very next turn, and so it is not in that buffer.
+ * 2. Loads leave a slot for stores, where there are both.
  */
 #include <errno.h>
 
@@ -26,11 +34,27 @@ static char *region(const struct engine *e, int act)
 	       (uint64_t)act * engine_align(e->arch->act_bytes);
 }
 
-/* Does a phase after the one in work, the next one apart, read activation `act`? */
-static bool read_later(const struct engine *e, int act)
+/* Activation `act` of the shape, of the micro-batch that has its turn; -1 of -1. */
+static int act_of(const struct engine *e, int act, size_t column)
 {
-	for (size_t i = e->phase + 2; i < e->phase_count; i++)
-		if (e->phases[i].act_in == act)
+	return act < 0 ? -1 : act + (int)(column * e->arch->act_count);
+}
+
+/* What the turn reads that comes `ahead` turns later; -1: none. */
+static int act_ahead(const struct engine *e, size_t ahead)
+{
+	size_t turn = e->column + ahead, phase = e->phase + turn / e->width;
+
+	if (phase >= e->phase_count)
+		return -1;
+	return act_of(e, e->phases[phase].act_in, turn % e->width);
+}
+
+/* Does a turn after the one in work, the next one apart, read what the phase's act_out is? */
+static bool read_later(const struct engine *e, const struct arch_phase *phase)
+{
+	for (size_t i = e->phase + (e->width > 1 ? 1 : 2); i < e->phase_count; i++)
+		if (e->phases[i].act_in == phase->act_out)
 			return true;
 	return false;
 }
@@ -38,7 +62,7 @@ static bool read_later(const struct engine *e, int act)
 int acts_reset(struct engine *e, struct err *err)
 {
 	(void)err;
-	for (size_t i = 0; i < e->arch->act_count; i++) {
+	for (size_t i = 0; i < e->plan->act_count; i++) {
 		e->acts[i].buffer = -1;
 		e->acts[i].made = false;
 	}
@@ -47,7 +71,7 @@ int acts_reset(struct engine *e, struct err *err)
 	return 0;
 }
 
-/* A buffer for a new activation: a free one, else one whose content is saved and not `keep`. */
+/* A buffer for a new activation: a free one, else the one touched longest ago, but for `keep`'s. */
 static int buffer_take(struct engine *e, int act, int keep)
 {
 	int found = -1;
@@ -55,15 +79,19 @@ static int buffer_take(struct engine *e, int act, int keep)
 	if (!pooled(e))
 		return act;
 	for (size_t i = 0; i < e->plan->device.act_buffers; i++) {
-		int held = e->act_buffers[i].act;
+		const struct act_buffer *b = &e->act_buffers[i];
 
-		if (held < 0)
+		if (b->act < 0)
 			return (int)i;
-		/* The oldest leaves: backward wants the youngest first. */
-		if (held != keep && (found < 0 || held < e->act_buffers[found].act))
+		if (b->act != keep && (found < 0 || b->touched < e->act_buffers[found].touched))
 			found = (int)i;
 	}
 	return found;
+}
+
+static void buffer_touch(struct engine *e, int buffer)
+{
+	e->act_buffers[buffer].touched = ++e->act_turn;
 }
 
 static void buffer_assign(struct engine *e, int buffer, int act)
@@ -74,6 +102,15 @@ static void buffer_assign(struct engine *e, int buffer, int act)
 		e->acts[held].buffer = -1;
 	e->act_buffers[buffer].act = act;
 	e->acts[act].buffer = buffer;
+	buffer_touch(e, buffer);
+}
+
+/* 1 when the device is through with the slot and its operation is done; 0: not yet. */
+static int slot_poll(struct engine *e, const struct act_slot *s, struct err *err)
+{
+	int rc = device_event_query(s->free, err);
+
+	return rc > 0 && s->id != ENGINE_NO_ID ? client_poll(e->client, s->id, err) : rc;
 }
 
 /* A slot of the arena to go through. Without `must`, -EAGAIN unless one is free at once. */
@@ -85,11 +122,8 @@ static int slot_take(struct engine *e, bool must, struct err *err)
 
 		if (s->taken)
 			continue;
-		if (!must) {
-			rc = device_event_query(s->free, err);
-			if (rc > 0 && s->id != ENGINE_NO_ID)
-				rc = client_poll(e->client, s->id, err);
-		}
+		if (!must)
+			rc = slot_poll(e, s, err);
 		if (rc == 0)
 			continue;
 		if (rc > 0)
@@ -101,6 +135,16 @@ static int slot_take(struct engine *e, bool must, struct err *err)
 	if (!must)
 		return -EAGAIN;
 	return err_set(err, ERR_INTERNAL, "every activation slot is held by a load");
+}
+
+/* Invariant 2. */
+static bool slot_spare(const struct engine *e)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < e->plan->host.act_slots; i++)
+		left += !e->act_slots[i].taken;
+	return left > (e->width > 1);
 }
 
 static int push_act(void *arg, struct err *err)
@@ -150,7 +194,10 @@ static int save(struct engine *e, int act, struct err *err)
 	return 0;
 }
 
-/* Starts the LOAD of a swapped activation, once its STORE is done. 0 also when no slot is free. */
+/*
+ * Starts the LOAD of a swapped activation, once its STORE is done. Without `must`, 0 also when that
+ * is not yet so, or no slot is free.
+ */
 static int load_start(struct engine *e, int act, bool must, struct err *err)
 {
 	struct act_state *a = &e->acts[act];
@@ -161,12 +208,15 @@ static int load_start(struct engine *e, int act, bool must, struct err *err)
 	struct act_slot *slot;
 	int i, rc;
 
-	if (!swapped(e) || a->slot >= 0)
+	if (!swapped(e) || a->slot >= 0 || (!must && !slot_spare(e)))
 		return 0;
 	for (size_t k = 0; k < e->plan->host.act_slots; k++) {
 		slot = &e->act_slots[k];
-		if (!slot->taken && slot->act == act &&
-		    (rc = engine_settle(e, &slot->id, NULL, err)) < 0)
+		if (slot->taken || slot->act != act)
+			continue;
+		if (!must && (rc = slot_poll(e, slot, err)) <= 0)
+			return rc;
+		if ((rc = engine_settle(e, &slot->id, NULL, err)) < 0)
 			return rc;
 	}
 	i = slot_take(e, must, err);
@@ -234,21 +284,23 @@ static int load(struct engine *e, int act, int keep, struct err *err)
 int act_begin(struct engine *e, const struct arch_phase *phase, struct engine_io *io,
 	      struct err *err)
 {
-	if (phase->act_in >= 0) {
-		int rc = load(e, phase->act_in, -1, err);
+	int in = act_of(e, phase->act_in, e->column), out = act_of(e, phase->act_out, e->column);
+
+	if (in >= 0) {
+		int rc = load(e, in, -1, err);
 
 		if (rc < 0)
 			return rc;
-		device_stream_wait(e->compute, e->act_buffers[e->acts[phase->act_in].buffer].ready);
-		io->act_in = e->act_buffers[e->acts[phase->act_in].buffer].mem;
+		buffer_touch(e, e->acts[in].buffer);
+		device_stream_wait(e->compute, e->act_buffers[e->acts[in].buffer].ready);
+		io->act_in = e->act_buffers[e->acts[in].buffer].mem;
 	}
-	if (phase->act_out >= 0) {
-		int buffer = buffer_take(e, phase->act_out, phase->act_in);
+	if (out >= 0) {
+		int buffer = buffer_take(e, out, in);
 
 		if (buffer < 0)
-			return err_set(err, ERR_INTERNAL, "no buffer for activation %d",
-				       phase->act_out);
-		buffer_assign(e, buffer, phase->act_out);
+			return err_set(err, ERR_INTERNAL, "no buffer for activation %d", out);
+		buffer_assign(e, buffer, out);
 		device_stream_wait(e->compute, e->act_buffers[buffer].saved);
 		device_stream_wait(e->compute, e->act_buffers[buffer].ready);
 		io->act_out = e->act_buffers[buffer].mem;
@@ -258,22 +310,24 @@ int act_begin(struct engine *e, const struct arch_phase *phase, struct engine_io
 
 int act_end(struct engine *e, const struct arch_phase *phase, struct err *err)
 {
-	if (phase->act_in >= 0) {
-		struct act_buffer *b = &e->act_buffers[e->acts[phase->act_in].buffer];
+	int in = act_of(e, phase->act_in, e->column), out = act_of(e, phase->act_out, e->column);
+
+	if (in >= 0) {
+		struct act_buffer *b = &e->act_buffers[e->acts[in].buffer];
 
 		device_event_record(b->used, e->compute);
 		if (phase->act_in_last) {
 			b->act = -1;
-			e->acts[phase->act_in].buffer = -1;
+			e->acts[in].buffer = -1;
 		}
 	}
-	if (phase->act_out >= 0) {
-		struct act_state *a = &e->acts[phase->act_out];
+	if (out >= 0) {
+		struct act_state *a = &e->acts[out];
 
 		a->made = true;
 		device_event_record(e->act_buffers[a->buffer].used, e->compute);
-		if (pooled(e) && read_later(e, phase->act_out))
-			return save(e, phase->act_out, err);
+		if (pooled(e) && read_later(e, phase))
+			return save(e, out, err);
 	}
 	return 0;
 }
@@ -284,14 +338,14 @@ int acts_load_ahead(struct engine *e, struct err *err)
 
 	if (!pooled(e) || e->pass != ENGINE_TRAIN)
 		return 0;
-	for (size_t i = e->phase + 1; i < e->phase_count && i <= e->phase + 1 + slots; i++) {
-		int act = e->phases[i].act_in, rc;
+	for (size_t ahead = 1; ahead <= 1 + slots; ahead++) {
+		int act = act_ahead(e, ahead), rc;
 
 		if (act < 0 || !e->acts[act].made)
 			break; /* still in forward */
 		if (e->acts[act].buffer >= 0)
 			continue;
-		rc = i == e->phase + 1 ? load(e, act, -1, err) : load_start(e, act, false, err);
+		rc = ahead == 1 ? load(e, act, -1, err) : load_start(e, act, false, err);
 		if (rc < 0)
 			return rc;
 	}

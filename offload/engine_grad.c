@@ -7,6 +7,11 @@
  * and there is one micro-batch, the copy-out stream sends the unit's STEP along with its gradient,
  * during backward.
  *
+ * A pass of several micro-batches adds a unit's reduced gradients up in a part buffer, in the
+ * order of micro-batches, and sends the sum out once. Each is begun from zero, reduced, and then
+ * added, as where the daemon or the next pass adds it, so that the sum has the same bits. Where
+ * several phases add to a unit's gradient, each micro-batch has a buffer of its own for it.
+ *
  * Units of both kinds may be in one model. A sum of squares is the same wherever it is taken, and
  * the norm adds them up in unit order, so that its bits do not tell where a unit is.
  */
@@ -31,7 +36,7 @@ static bool clips(const struct engine *e)
 static struct grad_buffer *buffer_of(struct engine *e, int u)
 {
 	if (e->units[u].grad_shared)
-		return e->units[u].grad_shared;
+		return &e->units[u].grad_shared[e->column];
 	for (size_t i = 0; i < e->plan->device.grad_buffers; i++)
 		if (e->grad_buffers[i].unit == u)
 			return &e->grad_buffers[i];
@@ -46,9 +51,14 @@ int grad_begin(struct engine *e, int u, float **ret, struct err *err)
 		*ret = b->mem;
 		return 0;
 	}
-	for (size_t i = 0; !b && i < e->plan->device.grad_buffers; i++)
-		if (e->grad_buffers[i].unit < 0)
-			b = &e->grad_buffers[i];
+	/* In turns, so that one is reduced while the next phase fills another. */
+	for (size_t i = 0; !b && i < e->plan->device.grad_buffers; i++) {
+		struct grad_buffer *next = &e->grad_buffers[e->grad_next];
+
+		e->grad_next = (e->grad_next + 1) % e->plan->device.grad_buffers;
+		if (next->unit < 0)
+			b = next;
+	}
 	if (!b)
 		return err_set(err, ERR_INTERNAL, "no gradient buffer for unit %d", u);
 	b->unit = u;
@@ -58,13 +68,24 @@ int grad_begin(struct engine *e, int u, float **ret, struct err *err)
 	return 0;
 }
 
+/* The next part buffer in turn that holds no sum. */
+static struct part_buffer *part_take(struct engine *e)
+{
+	struct part_buffer *part;
+
+	do {
+		part = &e->part_buffers[e->part_next];
+		e->part_next = (e->part_next + 1) % e->plan->device.part_buffers;
+	} while (part == e->sum);
+	return part;
+}
+
 /* Reduces the unit's gradient into a part buffer, on the comm stream. */
 static struct part_buffer *reduce(struct engine *e, int u, struct grad_buffer *b)
 {
 	const struct plan_unit *pu = &e->plan->units[u];
-	struct part_buffer *part = &e->part_buffers[e->part_next];
+	struct part_buffer *part = part_take(e);
 
-	e->part_next = (e->part_next + 1) % e->plan->device.part_buffers;
 	device_stream_unit(e->comm_stream, (uint32_t)u);
 	device_stream_wait(e->comm_stream, e->phase_done);
 	device_stream_wait(e->comm_stream, part->free);
@@ -173,7 +194,7 @@ static int pushes_make(struct engine *e, int u, struct grad_slot *slot, struct e
 		slot->push[0] = (struct protocol_submission){
 			.op = PROTOCOL_OP_GRAD,
 			.unit = daemon_idx(e, u),
-			.flags = (e->micro == 0 ? PROTOCOL_FLAG_FIRST : 0) |
+			.flags = (e->micro < e->width ? PROTOCOL_FLAG_FIRST : 0) |
 				 (last_micro(e) ? PROTOCOL_FLAG_LAST : 0),
 		};
 		slot->carries_norm = last_micro(e) && clips(e);
@@ -230,15 +251,36 @@ static int send_out(struct engine *e, int u, struct part_buffer *part, struct er
 	return 0;
 }
 
+/* The micro-batches of a pass side by side: NULL until the last one's gradient is in the sum. */
+static struct part_buffer *add_up(struct engine *e, int u, struct part_buffer *part)
+{
+	struct part_buffer *sum = e->sum ? e->sum : part;
+
+	if (sum != part) {
+		struct vector v = {.count = e->plan->units[u].opt_elems,
+				   .a = part->mem,
+				   .a_type = DTYPE_F32,
+				   .out = sum->mem,
+				   .out_type = DTYPE_F32};
+
+		vector_accumulate(e->comm_stream, &v);
+		device_event_record(part->free, e->comm_stream);
+	}
+	e->sum = e->column + 1 < e->width ? sum : NULL;
+	return e->sum ? NULL : sum;
+}
+
 int grad_end(struct engine *e, int u, struct err *err)
 {
 	struct grad_buffer *b = buffer_of(e, u);
 	struct part_buffer *part = reduce(e, u, b);
 
-	if (unit_offloaded(e, (size_t)u))
-		return send_out(e, u, part, err);
-	keep_on_device(e, u, part);
-	return 0;
+	if (!unit_offloaded(e, (size_t)u)) {
+		keep_on_device(e, u, part);
+		return 0;
+	}
+	part = add_up(e, u, part);
+	return part ? send_out(e, u, part, err) : 0;
 }
 
 /* Waits for every gradient on its way to the daemon; with clipping their sums are known then. */

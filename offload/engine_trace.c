@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "offload/internal.h"
 
@@ -34,18 +35,36 @@ static void phase_name(const struct arch *arch, const struct arch_phase *phases,
 			 backward ? "backward" : "forward");
 }
 
+/* Of several micro-batches side by side each is named, counted from 1. */
 static int names_make(struct engine *e, struct err *err)
 {
 	const struct arch *a = e->arch;
+	const size_t micros = e->plan->micros, train = a->train_count * micros;
 
-	e->phase_names = calloc(a->train_count + a->eval_count, sizeof(*e->phase_names));
+	e->phase_names = calloc(train + a->eval_count, sizeof(*e->phase_names));
 	if (!e->phase_names)
 		return err_sys(err, -ENOMEM, "allocating the trace's names");
-	for (size_t i = 0; i < a->train_count; i++)
-		phase_name(a, a->train, i, a->train_count, &e->phase_names[i]);
+	for (size_t i = 0; i < train; i++) {
+		struct phase_name *name = &e->phase_names[i];
+		size_t len;
+
+		phase_name(a, a->train, i / micros, a->train_count, name);
+		len = strlen(name->text);
+		if (micros > 1)
+			snprintf(name->text + len, sizeof(name->text) - len, ", micro-batch %zu",
+				 i % micros + 1);
+	}
 	for (size_t i = 0; i < a->eval_count; i++)
-		phase_name(a, a->eval, i, a->eval_count, &e->phase_names[a->train_count + i]);
+		phase_name(a, a->eval, i, a->eval_count, &e->phase_names[train + i]);
 	return 0;
+}
+
+/* The turn in work: its place in phase_names. */
+static size_t turn(const struct engine *e)
+{
+	if (e->pass == ENGINE_TRAIN)
+		return e->phase * e->width + e->column;
+	return e->arch->train_count * e->plan->micros + e->phase;
 }
 
 int engine_trace_open(struct engine *e, const struct engine_config *config, struct err *err)
@@ -76,14 +95,13 @@ int engine_trace_open(struct engine *e, const struct engine_config *config, stru
 
 void engine_trace_phase_begin(struct engine *e)
 {
-	size_t first = e->pass == ENGINE_TRAIN ? 0 : e->arch->train_count;
 	const struct arch_phase *phase = &e->phases[e->phase];
 	int unit = phase->unit >= 0 ? phase->unit : phase->grad_unit;
 
 	if (!e->phase_names)
 		return;
 	device_stream_unit(e->compute, unit >= 0 ? (uint32_t)unit : TRACE_NO_UNIT);
-	device_span_begin(e->compute, TRACE_SPAN, e->phase_names[first + e->phase].text, 0);
+	device_span_begin(e->compute, TRACE_SPAN, e->phase_names[turn(e)].text, 0);
 }
 
 void engine_trace_phase_end(struct engine *e)

@@ -73,6 +73,7 @@ struct part_buffer {
 struct act_buffer {
 	float *mem;
 	int act;
+	uint64_t touched;           /* the count of uses at its latest */
 	struct device_event *ready; /* loaded */
 	struct device_event *used;  /* compute wrote or read it last */
 	struct device_event *saved; /* copied out */
@@ -112,9 +113,11 @@ struct unit_state {
 	void *grad;
 	char *state; /* of opt_elems: optimizer_state_at */
 	double *blocks;
-	struct grad_buffer *grad_shared; /* its own, for grad_shared units */
+	struct grad_buffer
+		*grad_shared; /* its own, for grad_shared units: one for each of micros */
 };
 
+/* Of one activation of one micro-batch. */
 struct act_state {
 	int buffer;                 /* the device buffer that holds it, -1 */
 	int slot;                   /* the slot of its LOAD in flight, -1 */
@@ -124,7 +127,7 @@ struct act_state {
 
 /* As a trace shows a phase. */
 struct phase_name {
-	char text[48];
+	char text[72];
 };
 
 struct engine {
@@ -153,16 +156,18 @@ struct engine {
 	struct act_buffer *act_buffers;
 	struct act_slot *act_slots;
 	struct act_state *acts;
-	size_t grad_slot_next, part_next, act_slot_next;
-	uint64_t gather_turn;
-	char *workspace, *kept, *exchange_mine, *exchange_all;
+	size_t grad_slot_next, grad_next, part_next;
+	struct part_buffer *sum; /* of the unit whose micro-batches are being added up */
+	uint64_t gather_turn, act_turn;
+	char *carry, *workspace, *kept, *exchange_mine, *exchange_all;
 
 	/* the pass in work */
 	const struct arch_phase *phases;
 	size_t phase_count, phase;
 	enum engine_pass pass;
-	bool wraps; /* another pass like this follows before the step */
-	uint64_t micro;
+	bool wraps;           /* another pass like this follows before the step */
+	size_t width, column; /* micro-batches side by side; which of them the phase is for */
+	uint64_t micro;       /* of the step */
 	uint64_t step;
 	double lr;
 

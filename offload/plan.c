@@ -42,8 +42,10 @@
 #define EXCHANGE_BYTES 4096u
 
 #define RING_SLOTS_MIN 256 /* operations in flight: a handful for each slot and buffer below */
-#define ACT_SLOTS      3   /* one being stored, one being loaded, one being used */
-#define TRANSFER_SLOTS 2   /* one with the daemon while the worker is at the other */
+/* One being stored, one being loaded, one being used; where stores and loads go on at once, as
+ * they do with several micro-batches side by side, one more, which no load may take. */
+#define ACT_SLOTS      3
+#define TRANSFER_SLOTS 2 /* one with the daemon while the worker is at the other */
 
 _Static_assert(PROTOCOL_ALIGN_BYTES == DEVICE_ALIGN && PROTOCOL_ALIGN_BYTES == NVME_ALIGN,
 	       "one alignment serves all tiers");
@@ -115,6 +117,7 @@ static int settings_plan(struct plan *p, const struct train_config *c, const str
 		rc = err_set(err, ERR_INTERNAL, "host.memory is auto, and nobody has settled it");
 	if (rc < 0)
 		return rc;
+	p->micros = c->schedule.order == ORDER_LAYER ? p->accumulation : 1;
 	p->stage = (unsigned)c->zero.stage;
 	p->tokens = c->batch.micro * c->data.sequence;
 	p->kind = (enum optimizer_kind)c->optimizer.type;
@@ -208,7 +211,7 @@ static void device_resident(struct plan *p)
 			d->norm_bytes += align(vector_blocks(u->opt_elems) * sizeof(double));
 		}
 		if (u->grad_shared)
-			d->grad_shared_bytes += align(u->padded * sizeof(float));
+			d->grad_shared_bytes += p->micros * align(u->padded * sizeof(float));
 	}
 }
 
@@ -224,31 +227,36 @@ static void device_buffers(struct plan *p, const struct arch *arch)
 	if (p->grad_type == DTYPE_BF16)
 		d->part_cast_bytes = align(l.opt * dtype_bytes(DTYPE_BF16));
 	d->act_bytes = align(arch->act_bytes);
+	d->carry_bytes = align(arch->carry_bytes);
 	d->workspace_bytes = align(arch->workspace_bytes);
-	d->kept_bytes = align(arch->kept_bytes);
+	d->kept_bytes = p->micros * align(arch->kept_bytes);
 	d->small_bytes = SMALL_BYTES + EXCHANGE_BYTES * (1 + (uint64_t)p->world);
 }
 
-static uint64_t device_total(const struct plan_device *d)
+static uint64_t device_total(const struct plan *p)
 {
+	const struct plan_device *d = &p->device;
+
 	return d->gather_slots * d->gather_slot_bytes + d->param_bytes + d->state_bytes +
 	       d->grad_bytes + d->norm_bytes + d->grad_buffers * d->grad_buffer_bytes +
 	       d->grad_shared_bytes + d->part_buffers * (d->part_bytes + d->part_cast_bytes) +
-	       d->act_buffers * d->act_bytes + d->workspace_bytes + d->kept_blocks * d->kept_bytes +
-	       d->small_bytes + d->own_bytes;
+	       d->act_buffers * d->act_bytes + p->micros * d->carry_bytes + d->workspace_bytes +
+	       d->kept_blocks * d->kept_bytes + d->small_bytes + d->own_bytes;
 }
 
 /*
  * What a second buffer hides, the most first: a gather slot hides the way of a whole unit from disk
  * over the host and the ranks behind the compute of the one before; a gradient buffer hides a
  * reduction among ranks; an activation buffer a copy; a part buffer the copy of a partition,
- * 1/world of a unit. What is left keeps blocks from being recomputed, each of which saves a quarter
- * of its own compute.
+ * 1/world of a unit. Where several micro-batches go side by side, their sum takes up a part buffer
+ * more until it leaves for the daemon. What is left keeps blocks from being recomputed, each of
+ * which saves a quarter of its own compute.
  */
 static int device_plan(struct plan *p, const struct train_config *c, const struct arch *arch)
 {
 	struct plan_device *d = &p->device;
 	const bool acts_stay = p->place_activations == PLACE_NONE;
+	const uint64_t sums = p->micros > 1 && p->daemon_units ? 1 : 0;
 
 	d->budget_bytes = c->device.memory;
 	device_resident(p);
@@ -256,9 +264,9 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 	d->own_bytes = device_own_bytes((enum device_type)c->device.type);
 	d->gather_slots = d->gather_slot_bytes ? 1 : 0;
 	d->grad_buffers = d->grad_buffer_bytes ? 1 : 0;
-	d->part_buffers = 1;
-	d->act_buffers = acts_stay ? arch->act_count : min_u64(2, arch->act_count);
-	d->least_bytes = d->total_bytes = device_total(d);
+	d->part_buffers = sums + 1;
+	d->act_buffers = acts_stay ? p->act_count : min_u64(2, p->act_count);
+	d->least_bytes = d->total_bytes = device_total(p);
 	if (d->least_bytes > d->budget_bytes)
 		return -ENOSPC;
 
@@ -266,15 +274,34 @@ static int device_plan(struct plan *p, const struct train_config *c, const struc
 		{&d->gather_slots, d->gather_slot_bytes, 2 * d->gather_slots},
 		{&d->grad_buffers, d->grad_buffer_bytes, 2 * d->grad_buffers},
 		{&d->act_buffers, d->act_bytes,
-		 acts_stay ? arch->act_count : min_u64(3, arch->act_count)},
-		{&d->part_buffers, d->part_bytes + d->part_cast_bytes, 2},
+		 acts_stay ? p->act_count : min_u64(3, p->act_count)},
+		{&d->part_buffers, d->part_bytes + d->part_cast_bytes, sums + 2},
 		{&d->kept_blocks, d->kept_bytes, arch->kept_max},
 	};
 
 	d->total_bytes =
 		grow(knobs, sizeof(knobs) / sizeof(knobs[0]), d->total_bytes, d->budget_bytes);
-	assert(d->total_bytes == device_total(d));
+	assert(d->total_bytes == device_total(p));
 	return 0;
+}
+
+struct plan_order plan_order_cost(const struct plan *p)
+{
+	const struct plan_device *d = &p->device;
+	const struct plan_host *h = &p->host;
+	const uint64_t more = p->micros - 1, acts = p->act_count / p->micros;
+	const bool sums = more && p->daemon_units, slots = more && h->act_slots;
+	struct plan_order cost = {
+		.device_bytes = more * (d->carry_bytes + d->grad_shared_bytes / p->micros) +
+				(sums ? d->part_bytes + d->part_cast_bytes : 0),
+		.host_bytes =
+			more * h->act_region_bytes / p->micros + (slots ? h->act_slot_bytes : 0),
+		.swap_bytes = more * p->swap.act_bytes / p->micros,
+	};
+
+	if (p->place_activations == PLACE_NONE)
+		cost.device_bytes += more * acts * d->act_bytes;
+	return cost;
 }
 
 /* Sizes in the arena and of the daemon's own, but for what depends on counts. */
@@ -293,7 +320,7 @@ static void host_sizes(struct plan *p)
 	if (p->place_activations == PLACE_CPU)
 		h->act_region_bytes = p->act_count * h->act_slot_bytes;
 	if (p->place_activations == PLACE_NVME)
-		h->act_slots = ACT_SLOTS;
+		h->act_slots = ACT_SLOTS + (p->micros > 1);
 	if (!p->daemon_units)
 		return;
 	h->grad_slot_bytes = align(l.daemon_opt * dtype_bytes(p->grad_type));
@@ -529,7 +556,7 @@ static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *er
 
 	p->blob_count = p->act_blob_first + (acts ? p->act_count : 0);
 	if (p->unit_count > PROTOCOL_UNITS_MAX || p->blob_count > PROTOCOL_BLOBS_MAX)
-		return conf_error(doc, "model.layers", err,
+		return conf_error(doc, p->micros > 1 ? "schedule.order" : "model.layers", err,
 				  "%zu units and %zu pieces on disk, expected at most %u and %u",
 				  p->unit_count, p->blob_count, PROTOCOL_UNITS_MAX,
 				  PROTOCOL_BLOBS_MAX);
@@ -566,7 +593,6 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	int rc;
 
 	p->unit_count = arch->unit_count;
-	p->act_count = arch->act_count;
 	p->params = arch->params;
 	p->units = calloc(p->unit_count, sizeof(*p->units));
 	if (!p->units)
@@ -574,6 +600,7 @@ static int plan_fill(struct plan *p, const struct train_config *c, const struct 
 	rc = settings_plan(p, c, doc, err);
 	if (rc < 0)
 		return rc;
+	p->act_count = arch->act_count * p->micros;
 	units_plan(p, arch);
 	plan_place(p, c);
 	chunk_plan(p, c);

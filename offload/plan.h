@@ -67,14 +67,16 @@ struct plan_device {
 	uint64_t grad_bytes;                      /* resident gradients, of plan->grad_kept_type */
 	uint64_t norm_bytes;                      /* their vector_blocks(opt_elems) doubles */
 	uint64_t grad_buffers, grad_buffer_bytes; /* fp32 gradient of the unit in work */
-	uint64_t grad_shared_bytes;               /* those of units with grad_shared */
-	uint64_t part_buffers, part_bytes;        /* reduced partitions on their way out, fp32 */
-	uint64_t part_cast_bytes;                 /* the same rounded to bf16, 0 when not needed */
-	uint64_t act_buffers, act_bytes;          /* checkpointed activations */
+	uint64_t grad_shared_bytes;        /* those of units with grad_shared, of all micros */
+	uint64_t part_buffers, part_bytes; /* reduced partitions on their way out, fp32 */
+	uint64_t part_cast_bytes;          /* the same rounded to bf16, 0 when not needed */
+	uint64_t act_buffers, act_bytes;   /* checkpointed activations */
+	uint64_t carry_bytes; /* what a micro-batch takes from phase to phase; there are `micros` */
 	uint64_t workspace_bytes;
-	uint64_t kept_blocks, kept_bytes; /* blocks that need no recomputation */
-	uint64_t small_bytes;             /* token ids, losses, norms */
-	uint64_t own_bytes;               /* device_own_bytes */
+	uint64_t kept_blocks,
+		kept_bytes;   /* blocks that need no recomputation; each of all micros */
+	uint64_t small_bytes; /* token ids, losses, norms */
+	uint64_t own_bytes;   /* device_own_bytes */
 	uint64_t total_bytes, budget_bytes;
 	uint64_t least_bytes; /* total with every count at its minimum */
 };
@@ -123,6 +125,9 @@ struct plan {
 	enum dtype grad_type; /* in which a reduced gradient leaves: bf16 only in bf16 precision
 				* without accumulation, else fp32 */
 	uint64_t accumulation;
+	/* Micro-batches that go through the phases side by side: with schedule.order: layer all of
+	 * a step (accumulation), else 1. What lives from phase to phase exists so many times. */
+	uint64_t micros;
 	/* The daemon keeps gradients of its units, for the norm or for the next micro-batch; false
 	 * when each STEP brings its gradient, and when the daemon has no units. */
 	bool grad_kept;
@@ -140,7 +145,7 @@ struct plan {
 	 * param_blob and PLACE_NVME, from act_blob_first one for each activation on NVMe. */
 	uint64_t *blobs; /* bytes of each, multiples of PROTOCOL_ALIGN_BYTES */
 	size_t blob_count, act_blob_first;
-	size_t act_count;
+	size_t act_count;  /* of all micros: activation i of micro m is arch's act_count * m + i */
 	uint64_t prefetch; /* units that are fetched ahead: at most zero.prefetch, less where the
 			    * budgets have no room */
 	struct plan_unit *units;

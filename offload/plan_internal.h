@@ -40,6 +40,13 @@ int plan_swap_traffic(struct plan *p, const struct arch *arch, struct err *err);
 int plan_swap_fill(struct plan *p, const struct train_config *c, const struct arch *arch,
 		   struct err *err);
 
+/* What plan->micros micro-batches side by side take beyond what one takes, bytes of one rank. */
+struct plan_order {
+	uint64_t device_bytes, host_bytes, swap_bytes;
+};
+
+struct plan_order plan_order_cost(const struct plan *p);
+
 /* Do the swap directories exist, and have they room for all ranks of the host? */
 int plan_swap_check(const struct plan *p, const struct train_config *c, const struct conf_doc *doc,
 		    struct err *err);

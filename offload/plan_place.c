@@ -189,7 +189,7 @@ void plan_place_homes(struct plan *p, const struct train_config *c)
 		if (u->param_blob && u->place_param == PLACE_NVME)
 			u->blob_idx = p->act_blob_first++;
 	}
-	p->grad_kept = p->daemon_units && (c->optimizer.clip > 0 || p->accumulation > 1);
+	p->grad_kept = p->daemon_units && (c->optimizer.clip > 0 || p->accumulation > p->micros);
 	p->needs_daemon = p->daemon_units || p->param[PLACE_NONE].units < p->unit_count ||
 			  p->place_activations != PLACE_NONE;
 }

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "common/units.h"
-#include "offload/plan.h"
+#include "offload/plan_internal.h"
 
 /* bf16 parameter and gradient, fp32 master and two moments; or all four in fp32. */
 #define STATE_BYTES_PER_PARAM 16
@@ -122,9 +122,10 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 		p->param_type == DTYPE_BF16 ? "bf16" : "fp32");
 	fprintf(out,
 		"step        %" PRIu64 " sequence%s of %" PRIu64 " tokens: %" PRIu64
-		" micro-batch%s of %" PRIu64 " a rank\n",
+		" micro-batch%s of %" PRIu64 " a rank%s\n",
 		c->batch.global, c->batch.global == 1 ? "" : "s", c->data.sequence, p->accumulation,
-		p->accumulation == 1 ? "" : "es", c->batch.micro);
+		p->accumulation == 1 ? "" : "es", c->batch.micro,
+		p->micros > 1 ? ", layer by layer" : "");
 	fprintf(out, "placement   parameters %s, optimizer %s, activations %s\n",
 		whole_name(p, p->param), whole_name(p, p->optimizer),
 		placement_name(p->place_activations));
@@ -135,6 +136,20 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 			units_format_bytes(budget, p->cached_state_bytes));
 	fprintf(out, "prefetch    %" PRIu64 " unit%s ahead, of %" PRIu64 " allowed\n", p->prefetch,
 		p->prefetch == 1 ? "" : "s", c->zero.prefetch);
+}
+
+/* What it takes that a unit's parameters are brought once for all micro-batches. */
+static void print_order(const struct plan *p, FILE *out)
+{
+	const struct plan_order cost = plan_order_cost(p);
+	char device[UNITS_TEXT_BYTES], host[UNITS_TEXT_BYTES], swap[UNITS_TEXT_BYTES];
+
+	fprintf(out,
+		"order       %" PRIu64
+		" micro-batches side by side take, beyond one: %s device, %s host, %s NVMe\n",
+		p->micros, units_format_bytes(device, cost.device_bytes),
+		units_format_bytes(host, cost.host_bytes),
+		units_format_bytes(swap, cost.swap_bytes));
 }
 
 /* What was asked of each tier, and what whole units make of it; nothing when one has them all. */
@@ -170,10 +185,11 @@ static void print_device(const struct plan *p, FILE *out)
 	line(out, "sums for the gradient norm", d->norm_bytes);
 	line_of(out, "gathered units", d->gather_slots, d->gather_slot_bytes);
 	line_of(out, "gradients in work", d->grad_buffers, d->grad_buffer_bytes);
-	line(out, "gradients of several phases", d->grad_shared_bytes);
+	line_of(out, "gradients of several phases", p->micros, d->grad_shared_bytes / p->micros);
 	line_of(out, "reduced gradients", d->part_buffers, d->part_bytes);
 	line_of(out, "reduced gradients in bf16", d->part_buffers, d->part_cast_bytes);
 	line_of(out, "activations", d->act_buffers, d->act_bytes);
+	line_of(out, "carried from phase to phase", p->micros, d->carry_bytes);
 	line(out, "workspace", d->workspace_bytes);
 	line_of(out, "blocks that are not recomputed", d->kept_blocks, d->kept_bytes);
 	line(out, "token ids, losses, exchanges", d->small_bytes);
@@ -237,6 +253,8 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 
 	errno = 0;
 	print_job(plan, config, out);
+	if (plan->micros > 1)
+		print_order(plan, out);
 	print_split(plan, &param, out);
 	print_split(plan, &optimizer, out);
 	print_device(plan, out);
@@ -286,6 +304,7 @@ static void json_device(const struct plan_device *d, struct json *j)
 	json_u64(j, "part_cast_bytes", d->part_cast_bytes);
 	json_u64(j, "act_buffers", d->act_buffers);
 	json_u64(j, "act_bytes", d->act_bytes);
+	json_u64(j, "carry_bytes", d->carry_bytes);
 	json_u64(j, "workspace_bytes", d->workspace_bytes);
 	json_u64(j, "kept_blocks", d->kept_blocks);
 	json_u64(j, "kept_bytes", d->kept_bytes);
@@ -340,6 +359,7 @@ void plan_json(const struct plan *plan, struct json *json)
 	json_u64(json, "units", plan->unit_count);
 	json_u64(json, "model_state_bytes", model_state(plan));
 	json_u64(json, "accumulation", plan->accumulation);
+	json_u64(json, "micro_batches_at_once", plan->micros);
 	json_u64(json, "prefetch", plan->prefetch);
 	json_string(json, "offload_param", whole_name(plan, plan->param));
 	json_string(json, "offload_optimizer", whole_name(plan, plan->optimizer));

@@ -121,9 +121,20 @@ static bool shares_move(const struct plan *p, const struct train_config *c,
 	return false;
 }
 
+/* Is it only that several micro-batches go side by side? */
+static bool order_fits(const struct plan *p, const struct train_config *c,
+		       const struct conf_doc *doc, const struct arch *arch)
+{
+	struct train_config other = *c;
+
+	other.schedule.order = ORDER_MICRO_BATCH;
+	return p->micros > 1 && plan_fits(&other, doc, arch, p->world);
+}
+
 /*
  * "; zero.offload_optimizer: {cpu: 0.6} would fit": the tier that is short, `from`, gives up the
- * least it has to, to the fastest of the others that makes the job fit. Or "".
+ * least it has to, to the fastest of the others that makes the job fit. Before that, another order
+ * of micro-batches, if it fits. Or "".
  */
 static const char *fit_text(char buf[LIST_BYTES], const struct plan *p,
 			    const struct train_config *c, const struct conf_doc *doc,
@@ -133,6 +144,10 @@ static const char *fit_text(char buf[LIST_BYTES], const struct plan *p,
 	char text[LIST_BYTES / 2];
 
 	buf[0] = '\0';
+	if (order_fits(p, c, doc, arch)) {
+		snprintf(buf, LIST_BYTES, "; schedule.order: micro-batch would fit");
+		return buf;
+	}
 	for (int to = 0; to < PLACE_COUNT; to++) {
 		if (to == from || (to != PLACE_NONE && !c->host.memory) ||
 		    (to == PLACE_NVME && !c->nvme.paths.count))
@@ -152,7 +167,8 @@ static int refuse_device(const struct plan *p, const struct train_config *c,
 			 const struct conf_doc *doc, const struct arch *arch, struct err *err)
 {
 	const struct plan_device *d = &p->device;
-	const uint64_t passing = d->workspace_bytes + d->act_buffers * d->act_bytes;
+	const uint64_t carried = p->micros * d->carry_bytes;
+	const uint64_t passing = d->workspace_bytes + carried + d->act_buffers * d->act_bytes;
 	const bool acts_stay = p->place_activations == PLACE_NONE && p->act_count > 2;
 	struct part parts[] = {
 		{"parameters", d->param_bytes},
@@ -163,6 +179,7 @@ static int refuse_device(const struct plan *p, const struct train_config *c,
 		 d->grad_buffers * d->grad_buffer_bytes + d->grad_shared_bytes +
 			 d->part_buffers * (d->part_bytes + d->part_cast_bytes)},
 		{"activations", d->act_buffers * d->act_bytes},
+		{"carried from phase to phase", carried},
 		{"workspace", d->workspace_bytes},
 	};
 	const uint64_t slot = d->gather_slot_bytes ? 0 : d->part_bytes;
@@ -174,6 +191,7 @@ static int refuse_device(const struct plan *p, const struct train_config *c,
 		{"zero.offload_activations (cpu or nvme)",
 		 acts_stay ? (p->act_count - 2) * d->act_bytes : 0},
 		{"batch.micro: 1", passing - passing / c->batch.micro},
+		{"schedule.order: micro-batch", plan_order_cost(p).device_bytes},
 	};
 	char what[LIST_BYTES], help[LIST_BYTES], fit[LIST_BYTES], budget[UNITS_TEXT_BYTES],
 		need[UNITS_TEXT_BYTES];
@@ -208,6 +226,7 @@ static int refuse_host(const struct plan *p, const struct train_config *c,
 		{"zero.offload_optimizer: nvme", h->state_bytes},
 		{"nvme.paths, where gradients can wait,", c->nvme.paths.count ? 0 : h->grad_bytes},
 		{"zero.offload_activations: nvme", h->act_region_bytes},
+		{"schedule.order: micro-batch", plan_order_cost(p).host_bytes},
 		{"nvme.extent: 64KiB, about",
 		 c->nvme.extent > 65536 ? chunks - chunks / (c->nvme.extent / 65536) : 0},
 	};

@@ -4,8 +4,9 @@
  *
  * Traffic follows the order of phases, which is known, and of the step behind them: a unit is read
  * when it is not in a gather slot, an activation when it is not in a device buffer, each taken as a
- * cache that drops what was used longest ago. Evaluation, checkpoints and the first fill are not
- * counted.
+ * cache that drops what was used longest ago. A pass takes plan->micros micro-batches through each
+ * phase, which brings its unit once and works on the activations of each. Evaluation, checkpoints
+ * and the first fill are not counted.
  *
  * 1. What plan_swap_fill() counts is what nvme_store_open() preallocates for the same objects.
  */
@@ -89,19 +90,27 @@ static void step_units(const struct plan *p, struct cache *cache, uint64_t *miss
 			cache_drop(cache, (int)i);
 }
 
-static void pass_acts(const struct arch *arch, struct cache *cache, uint64_t times, uint64_t *reads,
-		      uint64_t *writes)
+/* One phase of one micro-batch, whose activations begin with number `first`. */
+static void phase_acts(const struct arch_phase *phase, int first, struct cache *cache,
+		       uint64_t times, uint64_t *reads, uint64_t *writes)
 {
-	for (size_t i = 0; i < arch->train_count; i++) {
-		const struct arch_phase *phase = &arch->train[i];
-
-		if (phase->act_in >= 0 && cache_use(cache, phase->act_in))
-			*reads += times;
-		if (phase->act_out >= 0) {
-			cache_use(cache, phase->act_out);
-			*writes += times;
-		}
+	if (phase->act_in >= 0 && cache_use(cache, first + phase->act_in))
+		*reads += times;
+	if (phase->act_out >= 0) {
+		cache_use(cache, first + phase->act_out);
+		*writes += times;
 	}
+	if (phase->act_in >= 0 && phase->act_in_last)
+		cache_drop(cache, first + phase->act_in);
+}
+
+static void pass_acts(const struct plan *p, const struct arch *arch, struct cache *cache,
+		      uint64_t times, uint64_t *reads, uint64_t *writes)
+{
+	for (size_t i = 0; i < arch->train_count; i++)
+		for (size_t m = 0; m < p->micros; m++)
+			phase_acts(&arch->train[i], (int)(m * arch->act_count), cache, times, reads,
+				   writes);
 }
 
 static uint64_t stored(uint64_t bytes, uint64_t extent)
@@ -134,6 +143,12 @@ static void traffic_param(const struct plan *p, const struct plan_unit *u, uint6
 	}
 }
 
+/* In a step. */
+static uint64_t passes(const struct plan *p)
+{
+	return p->accumulation / p->micros;
+}
+
 /* What one unit's optimizer step and gradient move. */
 static void traffic_step(const struct plan *p, const struct plan_unit *u, struct plan_swap *s)
 {
@@ -143,9 +158,9 @@ static void traffic_step(const struct plan *p, const struct plan_unit *u, struct
 		bytes += plan_state_swap_bytes(p, u->opt_elems);
 	if (u->param_home == PROTOCOL_HOME_SWAP)
 		bytes += u->opt_elems * dtype_bytes(p->param_type);
-	/* Each micro-batch but the first reads what those before left; the step reads the sum. */
+	/* Each pass but the first reads what those before left; the step reads the sum. */
 	if (u->grad_spilled)
-		bytes += u->opt_elems * dtype_bytes(p->grad_kept_type) * p->accumulation;
+		bytes += u->opt_elems * dtype_bytes(p->grad_kept_type) * passes(p);
 	s->step_read_bytes += bytes;
 	s->step_write_bytes += bytes;
 }
@@ -155,8 +170,8 @@ static void units_traffic(const struct plan *p, const struct arch *arch, struct 
 			  uint64_t *misses)
 {
 	pass_units(p, arch, cache, 1, misses);
-	if (p->accumulation > 1)
-		pass_units(p, arch, cache, p->accumulation - 1, misses);
+	if (passes(p) > 1)
+		pass_units(p, arch, cache, passes(p) - 1, misses);
 	step_units(p, cache, misses);
 }
 
@@ -181,9 +196,9 @@ int plan_swap_traffic(struct plan *p, const struct arch *arch, struct err *err)
 		units_traffic(p, arch, &units, misses);
 	}
 	/* From the second on all passes are alike: each leaves behind what its end needed. */
-	for (uint64_t pass = 0; pass < 2 && pass < p->accumulation; pass++)
+	for (uint64_t pass = 0; pass < 2 && pass < passes(p); pass++)
 		if (p->place_activations == PLACE_NVME)
-			pass_acts(arch, &acts, pass ? p->accumulation - 1 : 1, &reads, &writes);
+			pass_acts(p, arch, &acts, pass ? passes(p) - 1 : 1, &reads, &writes);
 	p->swap.step_read_bytes = p->swap.step_write_bytes = 0;
 	for (size_t i = 0; i < p->unit_count; i++) {
 		traffic_param(p, &p->units[i], misses[i], &p->swap);

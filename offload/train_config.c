@@ -35,6 +35,7 @@
 static const char *const arch_names[] = {"gpt2", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
+static const char *const order_names[] = {"micro-batch", "layer", NULL};
 static const char *const optimizer_names[] = {"adamw", NULL};
 static const char *const placement_names[] = {"none", "cpu", "nvme", NULL};
 static const char *const engine_names[] = {"auto", "io_uring", "libaio", NULL};
@@ -84,6 +85,7 @@ static const struct conf_key schedule_keys[] = {
 	{"warmup", CONF_U64, AT(schedule.warmup), .max = STEPS_MAX},
 	{"steps", CONF_U64, AT(schedule.steps), .required = true, .min = 1, .max = STEPS_MAX},
 	{"min_lr", CONF_DOUBLE, AT(schedule.min_lr), .max = 1e30},
+	{"order", CONF_ENUM, AT(schedule.order), .names = order_names},
 	{.type = CONF_END},
 };
 
@@ -427,9 +429,15 @@ typedef int check_fn(const struct train_config *c, const struct conf_doc *doc, s
 static int check_batch(const struct train_config *c, const struct conf_doc *doc, struct err *err)
 {
 	uint64_t accumulation;
-
 	/* One host at least: with more of them the world is a multiple of this. */
-	return train_config_accumulation(c, doc, (unsigned)c->device.count, &accumulation, err);
+	int rc = train_config_accumulation(c, doc, (unsigned)c->device.count, &accumulation, err);
+
+	if (!rc && c->schedule.order == ORDER_LAYER && accumulation == 1)
+		return conf_error(doc, "schedule.order", err,
+				  "layer does not apply: a step is one micro-batch a device, since "
+				  "batch.global is batch.micro on %ju device%s",
+				  (uintmax_t)c->device.count, c->device.count == 1 ? "" : "s");
+	return rc;
 }
 
 static check_fn *const checks[] = {

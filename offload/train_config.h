@@ -16,6 +16,7 @@ enum placement { PLACE_NONE, PLACE_CPU, PLACE_NVME, PLACE_COUNT };
 enum train_arch { ARCH_GPT2 };
 enum train_precision { PRECISION_FP32, PRECISION_BF16 };
 enum train_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+enum train_order { ORDER_MICRO_BATCH, ORDER_LAYER };
 
 struct train_config {
 	struct {
@@ -40,6 +41,7 @@ struct train_config {
 		int type; /* enum train_schedule */
 		uint64_t warmup, steps;
 		double min_lr;
+		int order; /* enum train_order: of a step's micro-batches */
 	} schedule;
 	int precision; /* enum train_precision */
 	struct {

@@ -57,11 +57,11 @@ const char *order_setup_text(const struct order_setup *s)
 	static char text[200];
 
 	snprintf(text, sizeof(text),
-		 "world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches, clip %d, %s,%s%s",
+		 "world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches%s, clip %d, %s,%s%s",
 		 s->world, s->stage, place_text(s->param), place_text(s->optimizer),
-		 placement_name(s->activations), s->layers, s->accumulation, s->clip,
-		 s->bf16 ? "bf16" : "fp32", s->tight_device ? " tight device" : "",
-		 s->tight_host ? " tight host" : "");
+		 placement_name(s->activations), s->layers, s->accumulation,
+		 s->layer_order ? " by layer" : "", s->clip, s->bf16 ? "bf16" : "fp32",
+		 s->tight_device ? " tight device" : "", s->tight_host ? " tight host" : "");
 	return text;
 }
 
@@ -76,7 +76,7 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "data: {train: [a.bin]}\n"
 			   "batch: {global: %u, micro: %u}\n"
 			   "optimizer: {lr: 3e-3, clip: %s}\n"
-			   "schedule: {steps: 10}\n"
+			   "schedule: {steps: 10, order: %s}\n"
 			   "precision: %s\n"
 			   "zero: {stage: %u, offload_param: %s, offload_optimizer: %s,"
 			   " offload_activations: %s, prefetch: 2}\n"
@@ -84,9 +84,10 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "host: {memory: 64MiB}\n"
 			   "device: {memory: 64MiB, count: %u}\n",
 			   s->layers, VOCAB, SEQUENCE, MICRO * s->world * s->accumulation, MICRO,
-			   s->clip ? "0.5" : "0", s->bf16 ? "bf16" : "fp32", s->stage,
-			   place_text(s->param), place_text(s->optimizer),
-			   placement_name(s->activations), daemon->swap[0], s->world);
+			   s->clip ? "0.5" : "0", s->layer_order ? "layer" : "micro-batch",
+			   s->bf16 ? "bf16" : "fp32", s->stage, place_text(s->param),
+			   place_text(s->optimizer), placement_name(s->activations),
+			   daemon->swap[0], s->world);
 
 	return train_config_parse("order", text, (size_t)len, &j->config, &j->doc, err);
 }
@@ -196,6 +197,7 @@ static int rank_open_feed(struct rank *r)
 	size_t tokens = run->gpt2.layout.tokens * sizeof(uint32_t);
 	int rc = device_event_open(run->device, &run->result_ready, &r->err);
 
+	run->micros = calloc(run->plan->micros, sizeof(*run->micros));
 	run->loss_sum = calloc(1, sizeof(*run->loss_sum));
 	for (unsigned i = 0; i < FEED_SLOTS && rc == 0; i++) {
 		run->feed.ids[i] = calloc(1, tokens);
@@ -218,6 +220,8 @@ static int rank_open(struct rank *r)
 	run->world = r->job->setup->world;
 	run->arch = r->job->arch;
 	run->config = r->job->config;
+	run->plan = r->job->plan;
+	run->accumulation = r->job->setup->accumulation;
 	if ((rc = rank_open_engine(r)) < 0)
 		return rc;
 	gpt2_init(&run->gpt2, &run->config, run->arch, r->job->plan->device.kept_blocks,
@@ -243,6 +247,7 @@ static void rank_close(struct rank *r)
 		free(run->feed.targets[i]);
 	}
 	free(run->loss_sum);
+	free(run->micros);
 }
 
 /* A loss or a norm, which all ranks know; rank 0 tells. */
@@ -254,7 +259,9 @@ static void figure(struct rank *r, double value)
 		result->figures[result->figure_count++] = value;
 }
 
-static int pass(struct rank *r, enum engine_pass kind, bool first, bool last, uint64_t sequence)
+/* What a pass over this sequence works on. */
+static int fill(struct rank *r, bool first, bool last, uint64_t sequence, struct gpt2_pass *ret,
+		struct err *err)
 {
 	struct run *run = &r->run;
 	size_t tokens = run->gpt2.layout.tokens;
@@ -266,7 +273,7 @@ static int pass(struct rank *r, enum engine_pass kind, bool first, bool last, ui
 		.loss_sum = last ? run->loss_sum : NULL,
 	};
 	uint32_t *ids, *targets;
-	int rc = run_feed_take(run, &ids, &targets, &r->err);
+	int rc = run_feed_take(run, &ids, &targets, err);
 
 	if (rc < 0)
 		return rc;
@@ -278,7 +285,8 @@ static int pass(struct rank *r, enum engine_pass kind, bool first, bool last, ui
 	record_host_writes(targets, tokens * sizeof(*targets), "filling tokens");
 	p.ids = ids;
 	p.targets = targets;
-	return run_pass(run, kind, &p, &r->err);
+	*ret = p;
+	return 0;
 }
 
 /* The sum of all ranks' losses of the latest passes. */
@@ -300,23 +308,42 @@ static int loss(struct rank *r)
 
 static int evaluation(struct rank *r)
 {
+	struct gpt2_pass p;
 	int rc = 0;
 
-	for (unsigned i = 0; i < EVALUATIONS && rc == 0; i++)
-		rc = pass(r, ENGINE_EVAL, i == 0, i + 1 == EVALUATIONS, 1000 + 2 * i + r->index);
+	for (unsigned i = 0; i < EVALUATIONS && rc == 0; i++) {
+		rc = fill(r, i == 0, i + 1 == EVALUATIONS, 1000 + 2 * i + r->index, &p, &r->err);
+		if (rc == 0)
+			rc = run_pass(&r->run, &p, &r->err);
+	}
 	return rc < 0 ? rc : loss(r);
+}
+
+/* A micro-batch of step arg->step. */
+struct step_of {
+	struct rank *rank;
+	uint64_t step;
+};
+
+static int micro_batch(struct run *run, void *arg, uint64_t micro, struct gpt2_pass *ret,
+		       struct err *err)
+{
+	const struct step_of *s = arg;
+	const uint64_t micros = run->accumulation;
+
+	return fill(s->rank, micro == 0, micro + 1 == micros,
+		    (s->step * micros + micro) * run->world + run->rank, ret, err);
 }
 
 /* Odd steps look at the loss before they end, as worker/loop.c does; the engine need not care. */
 static int training(struct rank *r, uint64_t step)
 {
-	const unsigned world = r->run.world, micros = r->job->setup->accumulation;
+	struct step_of arg = {.rank = r, .step = step};
 	double norm;
 	int rc = engine_step_begin(r->run.engine, step, 3e-3 / (double)step, &r->err);
 
-	for (unsigned m = 0; m < micros && rc == 0; m++)
-		rc = pass(r, ENGINE_TRAIN, m == 0, m + 1 == micros,
-			  (step * micros + m) * world + r->index);
+	if (rc == 0)
+		rc = run_train(&r->run, micro_batch, &arg, &r->err);
 	if (rc == 0 && step % 2)
 		rc = loss(r);
 	if (rc == 0)

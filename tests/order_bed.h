@@ -18,6 +18,7 @@
 
 struct order_setup {
 	unsigned world, stage, accumulation, layers;
+	bool layer_order;              /* schedule.order: layer */
 	int activations;               /* enum placement */
 	const char *param, *optimizer; /* as in train.yaml, "none" when NULL */
 	bool clip, bf16;

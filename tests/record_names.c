@@ -16,8 +16,8 @@ static void units_name(struct engine *e)
 		const struct plan_unit *pu = &e->plan->units[u];
 
 		record_name_event(e->units[u].replica_written, "unit.replica_written");
-		if (e->units[u].grad_shared)
-			record_name_event(e->units[u].grad_shared->free, "grad_shared.free");
+		for (size_t m = 0; e->units[u].grad_shared && m < e->plan->micros; m++)
+			record_name_event(e->units[u].grad_shared[m].free, "grad_shared.free");
 		if (e->client && pu->param_home == PROTOCOL_HOME_MEMORY)
 			record_region(data + pu->param_home_offset, pu->opt_elems * e->param_bytes,
 				      "home of unit %zu", u);
@@ -45,7 +45,7 @@ static void device_slots_name(struct engine *e)
 		record_name_event(e->act_buffers[i].used, "act_buffer.used");
 		record_name_event(e->act_buffers[i].saved, "act_buffer.saved");
 	}
-	for (size_t i = 0; i < e->arch->act_count; i++)
+	for (size_t i = 0; i < e->plan->act_count; i++)
 		record_name_event(e->acts[i].saved, "act.saved");
 }
 

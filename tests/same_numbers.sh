@@ -1,7 +1,7 @@
 #!/bin/bash
 # Goal: where and when may change, what may not. One small model is trained over placements, ZeRO
-# stages, swap engines, prefetch depths and optimizer threads, and over parameters and optimizer state
-# split between tiers; at equal world size every loss and every exported weight must be the same to the last bit.
+# stages, swap engines, prefetch depths and optimizer threads, over parameters and optimizer state
+# split between tiers, and layer by layer; at equal world size every loss and every exported weight must be the same to the last bit.
 # World sizes agree to 1e-5 (fp32).
 # Method: dsrun itself, real workers, a real daemon, real files; cmp of losses and safetensors.
 # Usage: same_numbers.sh [quick|full]. quick is the matrix of the project's promise; full adds every
@@ -11,7 +11,7 @@ B=${B:-build}
 mode=${1:-quick}
 dir=$(mktemp -d "$B/same_numbers.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
-fails=0 runs=0
+fails=0 runs=0 i=0
 mkdir "$dir/swap"
 
 seq 1 4000 | awk '{ printf "%d times %d is %d.\n", $1, $1 % 7, $1 * ($1 % 7) }' > "$dir/text"
@@ -27,7 +27,7 @@ model:     {arch: gpt2, layers: 3, hidden: 32, heads: 2, vocab: 256, context: 32
 data:      {train: [$dir/a.bin], validation: [$dir/b.bin], sequence: 32}
 batch:     {global: 8, micro: ${11}}
 optimizer: {type: adamw, lr: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, clip: ${12}}
-schedule:  {type: cosine, warmup: 2, steps: 6, min_lr: 3e-4}
+schedule:  {type: cosine, warmup: 2, steps: 6, min_lr: 3e-4, order: ${order:-micro-batch}}
 precision: $3
 zero:      {stage: $4, offload_param: $5, offload_optimizer: $6, offload_activations: $7, prefetch: $9}
 nvme:      {paths: [$dir/swap], engine: $8, extent: 64KiB, queue_depth: 8}
@@ -123,6 +123,26 @@ for micro in 4 2; do for clip in 1.0 0; do
 			split_is "$name" parameters "${param_tiers[n]}"
 		rm -f "$dir/$name.safetensors"
 	done; done; done
+done; done
+
+# All micro-batches of a layer before the next: two a step, or four.
+for micro in 2 1; do for clip in 1.0 0; do
+	train order-ref 2 bf16 0 none none none auto 1 1 $micro $clip 64MiB || continue
+	order=layer
+	for stage in 0 1 2 3; do for param in none cpu nvme; do for act in none cpu nvme; do
+	for optimizer in none cpu nvme '{cpu: 0.3, nvme: 0.4}'; do
+		i=$((i + 1))
+		# A thirteenth of the mixes, others each time round.
+		[ "$mode" = full ] || [ $((i % 13)) = 0 ] || continue
+		name=layer-m$micro-c$clip-s$stage-$param-$act-${optimizer//[^a-z0-9.]/}
+		train "$name" 2 bf16 "$stage" $param "$optimizer" $act auto 2 2 $micro $clip 64MiB &&
+			like "$name" order-ref
+		rm -f "$dir/$name.safetensors" "$dir/$name.jsonl"
+	done; done; done; done
+	# Nothing fits but the least: gradients spill, no block is kept.
+	train layer-tight 2 bf16 3 nvme nvme nvme auto 1 1 $micro $clip 1200KiB 1400KiB &&
+		like layer-tight order-ref
+	unset order
 done; done
 
 train fp32-1 1 fp32 0 none none none auto 1 1 2 1.0 64MiB

@@ -183,15 +183,19 @@ START_TEST(workspace_parts_do_not_overlap)
 
 	gpt2_layout_make(c, &l);
 	ck_assert_uint_eq(l.bytes, arch->workspace_bytes);
+	ck_assert_uint_eq(l.carry_bytes, arch->carry_bytes);
 	ck_assert_uint_eq(arch->act_bytes, 4 * l.tokens * h);
 
 	const struct gpt2_area *r = &l.recomputed;
 	const uint64_t act = dtype_bytes(l.act);
-	struct part always[] = {
+	struct part carried[] = {
 		{l.ids, 4 * l.tokens},
 		{l.targets, 4 * l.tokens},
-		{l.loss_sum, 8},
 		{l.dres, 4 * l.tokens * h},
+		{l.dres_act, 2 * l.tokens * h},
+	};
+	struct part always[] = {
+		{l.loss_sum, 8},
 		{l.norm, act * l.tokens * h},
 		{l.mean, 4 * l.tokens},
 		{l.rstd, 4 * l.tokens},
@@ -218,15 +222,14 @@ START_TEST(workspace_parts_do_not_overlap)
 		size_t count;
 	} phases[] = {{block, 6}, {attention, 5}, {head, 1}};
 
+	if (l.act == DTYPE_F32)
+		ck_assert_uint_eq(l.dres_act, l.dres);
+	check_disjoint(carried, l.act == DTYPE_BF16 ? 4 : 3, l.carry_bytes);
 	for (size_t k = 0; k < 3; k++) {
 		struct part all[17];
 		size_t n = sizeof(always) / sizeof(always[0]);
 
 		memcpy(all, always, sizeof(always));
-		if (l.act == DTYPE_BF16)
-			all[n++] = (struct part){l.dres_act, 2 * l.tokens * h};
-		else
-			ck_assert_uint_eq(l.dres_act, l.dres);
 		memcpy(all + n, phases[k].parts, phases[k].count * sizeof(struct part));
 		check_disjoint(all, n + phases[k].count, l.bytes);
 	}

@@ -67,6 +67,7 @@ static const char *const tiers[] = {"none", "cpu", "nvme", "{cpu: 0.4, nvme: 0.3
 static struct order_setup setup_of(unsigned placement, unsigned draw)
 {
 	uint64_t bits = rng_below(SEED, 1 + draw, placement, 1u << 16);
+	bool layer_order = (bits >> 8 & 3) == 1;
 
 	return (struct order_setup){
 		.stage = placement / 75,
@@ -74,10 +75,12 @@ static struct order_setup setup_of(unsigned placement, unsigned draw)
 		.optimizer = tiers[placement / 3 % 5],
 		.activations = (int)(placement % 3),
 		.world = 1 + (bits & 1),
-		.accumulation = 1 + (bits >> 1 & 1),
+		.accumulation = 1 + (bits >> 1 & 1) + layer_order,
+		.layer_order = layer_order,
 		.clip = bits >> 2 & 1,
 		.bf16 = (bits >> 3 & 3) != 0,
-		.layers = bits >> 5 & 1 ? 3 : 6,
+		/* A blob is a timeline of the proof, which has no more of them than this takes. */
+		.layers = layer_order || bits >> 5 & 1 ? 3 : 6,
 		.tight_device = bits >> 6 & 1,
 		.tight_host = bits >> 7 & 1,
 	};
@@ -96,7 +99,7 @@ static struct record_schedule schedule_of(unsigned placement, unsigned draw)
 
 /* What comes out with nothing offloaded on a cpu device, by what may change it. */
 struct references {
-	struct order_result at[2][2][2][2][2];
+	struct order_result at[2][3][2][2][2];
 };
 
 static const struct order_result *reference(struct references *refs, const struct order_setup *s,

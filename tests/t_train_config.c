@@ -25,7 +25,7 @@ static const char *const base[] = {
 	"batch:     {global: 16, micro: 4}",
 	"optimizer: {type: adamw, lr: 3e-4, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, "
 	"clip: 1.0}",
-	"schedule:  {type: cosine, warmup: 100, steps: 1000, min_lr: 3e-5}",
+	"schedule:  {type: cosine, warmup: 100, steps: 1000, min_lr: 3e-5, order: layer}",
 	"precision: bf16",
 	"zero:      {stage: 3, offload_param: nvme, offload_optimizer: nvme, "
 	"offload_activations: none, prefetch: 2}",
@@ -165,6 +165,10 @@ static const struct wrong {
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, clip: ^-1}"}, "optimizer.clip", {0}},
 	{{OPTIMIZER, "optimizer: {lr: 1e-3, ^beta: [0.9, 0.95]}"}, "betas", {0}},
 	{{SCHEDULE, "schedule: {type: ^step, steps: 10}"}, "cosine", {0}},
+	{{SCHEDULE, "schedule: {steps: 10, order: ^layers}"}, "micro-batch", {0}},
+	{{SCHEDULE, "schedule: {steps: 10, order: ^layer}"},
+	 "a step is one micro-batch a device",
+	 {BATCH, "batch: {global: 8, micro: 4}"}},
 	{{SCHEDULE, "schedule: ^{warmup: 1}"}, "steps", {0}},
 	{{SCHEDULE, "schedule: {steps: ^0}"}, "schedule.steps", {0}},
 	{{SCHEDULE, "schedule: {steps: 10, warmup: ^11}"},
@@ -396,6 +400,7 @@ START_TEST(example_means_what_it_says)
 	ck_assert_uint_eq(c.schedule.warmup, 100);
 	ck_assert_uint_eq(c.schedule.steps, 1000);
 	ck_assert(c.schedule.min_lr == 3e-5);
+	ck_assert_int_eq(c.schedule.order, ORDER_LAYER);
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert_uint_eq(c.zero.stage, 3);
 	ck_assert(c.zero.offload_param[PLACE_NVME] == 1);
@@ -447,6 +452,7 @@ START_TEST(defaults_are_documented)
 		  c.optimizer.clip == 1.0);
 	ck_assert_int_eq(c.schedule.type, SCHEDULE_COSINE);
 	ck_assert(c.schedule.warmup == 0 && c.schedule.min_lr == 0);
+	ck_assert_int_eq(c.schedule.order, ORDER_MICRO_BATCH);
 	ck_assert_int_eq(c.precision, PRECISION_BF16);
 	ck_assert(c.zero.stage == 3 && c.zero.prefetch == 2);
 	ck_assert(c.zero.offload_param[PLACE_NONE] == 1);

@@ -41,7 +41,7 @@ static int group(struct run *run, uint64_t first, uint64_t rows, bool first_roun
 		return rc;
 	pass.ids = ids;
 	pass.targets = rows ? targets : NULL;
-	return run_pass(run, ENGINE_EVAL, &pass, err);
+	return run_pass(run, &pass, err);
 }
 
 int evaluate(struct run *run, double *ret, struct err *err)

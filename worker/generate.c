@@ -56,7 +56,7 @@ static int next_token(struct run *run, const uint32_t *tokens, uint64_t count, u
 		return rc;
 	memcpy(ids, tokens + count - window, window * sizeof(*ids));
 	pass.ids = ids;
-	rc = run_pass(run, ENGINE_EVAL, &pass, err);
+	rc = run_pass(run, &pass, err);
 	if (!rc)
 		rc = run_result_wait(run, err);
 	if (rc < 0)

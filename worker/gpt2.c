@@ -59,6 +59,12 @@ static void *at(const struct work *w, uint64_t offset)
 	return (char *)w->io->workspace + offset;
 }
 
+/* What the micro-batch carries from phase to phase. */
+static void *carried(const struct work *w, uint64_t offset)
+{
+	return (char *)w->io->carry + offset;
+}
+
 static float *floats(const struct work *w, uint64_t offset)
 {
 	return at(w, offset);
@@ -169,8 +175,8 @@ static void normalize_backward(const struct work *w, unsigned gain, unsigned bia
 	struct layernorm n = norm_of(w, gain, bias, x);
 
 	n.dy = dy;
-	n.dx = floats(w, l->dres);
-	n.dx_act = l->act == DTYPE_F32 ? NULL : at(w, l->dres_act);
+	n.dx = carried(w, l->dres);
+	n.dx_act = l->act == DTYPE_F32 ? NULL : carried(w, l->dres_act);
 	n.dgain = grad(w, gain);
 	n.dbias = grad(w, bias);
 	layernorm_backward(w->g->stream, &n);
@@ -203,16 +209,16 @@ static void embed(const struct work *w)
 		.batch = pass->batch,
 		.seq = pass->seq,
 		.width = w->g->hidden,
-		.tokens = at(w, l->ids),
+		.tokens = carried(w, l->ids),
 		.type = w->g->type,
 		.token_table = param(w, GPT2_WTE),
 		.position_table = param(w, GPT2_WPE),
 		.out = w->io->act_out,
 	};
 
-	device_copy(s, at(w, l->ids), pass->ids, w->tokens * sizeof(uint32_t), DEVICE_COPY_IN);
+	device_copy(s, carried(w, l->ids), pass->ids, w->tokens * sizeof(uint32_t), DEVICE_COPY_IN);
 	if (pass->targets)
-		device_copy(s, at(w, l->targets), pass->targets, w->tokens * sizeof(uint32_t),
+		device_copy(s, carried(w, l->targets), pass->targets, w->tokens * sizeof(uint32_t),
 			    DEVICE_COPY_IN);
 	if (pass->first)
 		device_zero(s, at(w, l->loss_sum), sizeof(double));
@@ -226,9 +232,9 @@ static void embed_backward(const struct work *w)
 		.batch = w->pass->batch,
 		.seq = w->pass->seq,
 		.width = w->g->hidden,
-		.tokens = at(w, l->ids),
+		.tokens = carried(w, l->ids),
 		.type = w->g->type,
-		.dout = floats(w, l->dres),
+		.dout = carried(w, l->dres),
 		.dtoken = grad(w, GPT2_WTE),
 		.dposition = grad(w, GPT2_WPE),
 	};
@@ -315,7 +321,7 @@ static void mlp_backward(const struct work *w)
 
 	for (size_t i = 0; i < w->tokens; i += l->mlp_rows) {
 		struct mlp_rows m = mlp_rows(w, i);
-		const void *dres = acts(w, at(w, l->dres_act), i * w->g->hidden);
+		const void *dres = acts(w, carried(w, l->dres_act), i * w->g->hidden);
 
 		if (!kept(w))
 			mlp_hidden(w, &m);
@@ -339,7 +345,7 @@ static void block_backward(const struct work *w)
 	mlp_backward(w);
 	/* dres is both r's gradient, which passes by attention to x, and that of proj's output. */
 	project_backward(w, GPT2_ATTN_PROJ_W, GPT2_ATTN_PROJ_B, w->tokens, a.out,
-			 at(w, l->dres_act), norm, NULL);
+			 carried(w, l->dres_act), norm, NULL);
 	a.dout = norm;
 	a.dqkv = in_area(w, w->area->dqkv);
 	attention_backward(w->g->stream, &a);
@@ -385,7 +391,7 @@ static void head_loss(const struct work *w, bool training)
 			.act = l->act,
 			.logits = at(w, l->logits),
 			.row = l->logits_row,
-			.targets = (const uint32_t *)at(w, l->targets) + i,
+			.targets = (const uint32_t *)carried(w, l->targets) + i,
 			.scale = w->pass->grad_scale,
 			.gradient = training,
 			.loss_sum = at(w, l->loss_sum),
@@ -436,7 +442,7 @@ static void head(const struct work *w, bool training)
 			    DEVICE_COPY_OUT);
 	if (!training)
 		return;
-	device_zero(s, at(w, l->dres), w->tokens * w->g->hidden * sizeof(float));
+	device_zero(s, carried(w, l->dres), w->tokens * w->g->hidden * sizeof(float));
 	normalize_backward(w, GPT2_LNF_GAIN, GPT2_LNF_BIAS, w->io->act_in, at(w, l->norm));
 }
 

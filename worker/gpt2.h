@@ -31,8 +31,9 @@ void gpt2_init(struct gpt2 *ret, const struct train_config *config, const struct
 
 /*
  * What a pass works on: at most layout.batch sequences of at most layout.seq tokens. ids and
- * targets are host memory, read when the GPT2_EMBED phase runs. Results are host memory, written
- * when the GPT2_HEAD phase runs; each may be NULL.
+ * targets are host memory, read when the GPT2_EMBED phase runs; later phases ask of targets only
+ * whether it is NULL. Results are host memory, written when the GPT2_HEAD phase runs; each may be
+ * NULL. Of passes side by side the phases come in their order.
  */
 struct gpt2_pass {
 	size_t batch, seq;

@@ -101,6 +101,7 @@ struct run {
 	struct arch *arch;
 	struct plan *plan;
 	uint64_t accumulation;
+	struct gpt2_pass *micros; /* plan->micros of them, of the pass in work */
 	struct data *train, *validation;
 	struct device *device;
 	struct comm *comm;
@@ -136,8 +137,18 @@ struct checkpoint_job run_checkpoint_job(struct run *run);
 /* Buffers for the next pass, once the device has read what they held. */
 int run_feed_take(struct run *run, uint32_t **ret_ids, uint32_t **ret_targets, struct err *err);
 
-/* Enqueues a whole pass with buffers from run_feed_take. */
-int run_pass(struct run *run, enum engine_pass kind, const struct gpt2_pass *pass, struct err *err);
+/* Enqueues a whole pass of evaluation with buffers from run_feed_take. */
+int run_pass(struct run *run, const struct gpt2_pass *pass, struct err *err);
+
+/* Sets what micro-batch `micro` of a step works on, with buffers from run_feed_take. */
+typedef int run_micro_fn(struct run *run, void *arg, uint64_t micro, struct gpt2_pass *ret,
+			 struct err *err);
+
+/*
+ * Enqueues the passes of a training step: run->accumulation micro-batches, plan->micros at a time
+ * side by side. `fill` is called for each in turn, just before its first phase.
+ */
+int run_train(struct run *run, run_micro_fn *fill, void *arg, struct err *err);
 
 /* Waits for the result of the last pass that asked for one. */
 int run_result_wait(struct run *run, struct err *err);

@@ -34,8 +34,9 @@ static bool signal_pending(struct run *run)
 	return n == (ssize_t)sizeof(info);
 }
 
-/* One micro-batch, enqueued. */
-static int micro_batch(struct run *run, uint64_t micro, struct err *err)
+/* The step's micro-batch number `micro` of this rank. */
+static int micro_batch(struct run *run, void *arg, uint64_t micro, struct gpt2_pass *ret,
+		       struct err *err)
 {
 	const struct train_config *c = &run->config;
 	const uint64_t seq = c->data.sequence, rows = c->batch.micro;
@@ -50,6 +51,7 @@ static int micro_batch(struct run *run, uint64_t micro, struct err *err)
 	uint32_t *ids, *targets;
 	int rc = run_feed_take(run, &ids, &targets, err);
 
+	(void)arg;
 	for (uint64_t i = 0; !rc && i < rows; i++)
 		rc = data_train_sequence(run->train, first + i, ids + i * seq, targets + i * seq,
 					 err);
@@ -57,7 +59,8 @@ static int micro_batch(struct run *run, uint64_t micro, struct err *err)
 		return rc;
 	pass.ids = ids;
 	pass.targets = targets;
-	return run_pass(run, ENGINE_TRAIN, &pass, err);
+	*ret = pass;
+	return 0;
 }
 
 /* Mean loss of the global batch; agrees on stopping. */
@@ -102,8 +105,8 @@ static int train_step(struct run *run, struct metrics_step *s, struct err *err)
 {
 	int rc = engine_step_begin(run->engine, s->step, s->lr, err);
 
-	for (uint64_t m = 0; !rc && m < run->accumulation; m++)
-		rc = micro_batch(run, m, err);
+	if (!rc)
+		rc = run_train(run, micro_batch, NULL, err);
 	if (!rc)
 		rc = gather_loss(run, &s->loss, err);
 	if (!rc)

@@ -273,6 +273,9 @@ static int open_buffers(struct run *run, struct err *err)
 		rc = device_event_open(run->device, &run->feed.copied[i], err);
 	if (rc < 0)
 		return rc;
+	run->micros = calloc(run->plan->micros, sizeof(*run->micros));
+	if (!run->micros)
+		return err_sys(err, -ENOMEM, "micro-batches");
 	total = (total + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
 	run->buffers = aligned_alloc(DEVICE_ALIGN, total);
 	if (!run->buffers)
@@ -345,6 +348,7 @@ void run_close(struct run *run)
 	run->device = device_free(run->device);
 	run_trace_close(run);
 	free(run->buffers);
+	free(run->micros);
 	metrics_close(run);
 	run->train = data_close(run->train);
 	run->validation = data_close(run->validation);
@@ -383,31 +387,63 @@ int run_feed_take(struct run *run, uint32_t **ret_ids, uint32_t **ret_targets, s
 	return 0;
 }
 
-int run_pass(struct run *run, enum engine_pass kind, const struct gpt2_pass *pass, struct err *err)
+/* One micro-batch's turn of a phase. */
+static int turn(struct run *run, const struct arch_phase *phase, const struct gpt2_pass *pass,
+		struct err *err)
 {
-	const struct arch_phase *phases = kind == ENGINE_TRAIN ? run->arch->train : run->arch->eval;
-	size_t count = kind == ENGINE_TRAIN ? run->arch->train_count : run->arch->eval_count;
 	struct device_stream *stream = engine_compute(run->engine);
-	int rc = engine_pass_begin(run->engine, kind, err);
+	struct engine_io io;
+	int rc = engine_phase_begin(run->engine, &io, err);
 
-	for (size_t i = 0; !rc && i < count; i++) {
-		struct engine_io io;
-
-		rc = engine_phase_begin(run->engine, &io, err);
-		if (rc < 0)
-			return rc;
-		gpt2_phase(&run->gpt2, pass, &phases[i], &io);
-		if (phases[i].kind == GPT2_EMBED) {
-			device_event_record(run->feed.copied[run->feed.next], stream);
-			run->feed.next = (run->feed.next + 1) % FEED_SLOTS;
-		}
-		if (phases[i].kind == GPT2_HEAD)
-			device_event_record(run->result_ready, stream);
-		rc = engine_phase_end(run->engine, err);
-		if (!rc)
-			rc = run_trace_relieve(run, err);
+	if (rc < 0)
+		return rc;
+	gpt2_phase(&run->gpt2, pass, phase, &io);
+	if (phase->kind == GPT2_EMBED) {
+		device_event_record(run->feed.copied[run->feed.next], stream);
+		run->feed.next = (run->feed.next + 1) % FEED_SLOTS;
 	}
+	if (phase->kind == GPT2_HEAD)
+		device_event_record(run->result_ready, stream);
+	rc = engine_phase_end(run->engine, err);
+	return rc ? rc : run_trace_relieve(run, err);
+}
+
+int run_pass(struct run *run, const struct gpt2_pass *pass, struct err *err)
+{
+	int rc = engine_pass_begin(run->engine, ENGINE_EVAL, err);
+
+	for (size_t i = 0; !rc && i < run->arch->eval_count; i++)
+		rc = turn(run, &run->arch->eval[i], pass, err);
 	return rc ? rc : engine_pass_end(run->engine, err);
+}
+
+/* One phase of the pass whose first micro-batch is `first`. */
+static int train_phase(struct run *run, uint64_t first, size_t phase, run_micro_fn *fill, void *arg,
+		       struct err *err)
+{
+	int rc = 0;
+
+	for (uint64_t m = 0; !rc && m < run->plan->micros; m++) {
+		if (phase == 0)
+			rc = fill(run, arg, first + m, &run->micros[m], err);
+		if (!rc)
+			rc = turn(run, &run->arch->train[phase], &run->micros[m], err);
+	}
+	return rc;
+}
+
+int run_train(struct run *run, run_micro_fn *fill, void *arg, struct err *err)
+{
+	int rc = 0;
+
+	for (uint64_t first = 0; !rc && first < run->accumulation; first += run->plan->micros) {
+		rc = engine_pass_begin(run->engine, ENGINE_TRAIN, err);
+		for (size_t i = 0; !rc && i < run->arch->train_count; i++)
+			rc = train_phase(run, first, i, fill, arg, err);
+		if (!rc)
+			rc = engine_pass_end(run->engine, err);
+	}
+	return rc;
 }
 
 int run_result_wait(struct run *run, struct err *err)
