@@ -270,9 +270,30 @@ static int paths_check(const struct server *v, struct session_plan *p, struct er
 	return rc;
 }
 
+/*
+ * What figures of dsctl bench say of the session's directories. Only libaio is named: `auto` begins
+ * with io_uring, and may go on to the other where that is refused today.
+ */
+static void tuned_choose(struct server *v, const struct session_plan *p, double *weights,
+			 struct session_config *config)
+{
+	const char *paths[PROTOCOL_PATHS_MAX];
+
+	if (p->object_count == 0)
+		return;
+	for (uint32_t i = 0; i < p->open.path_count; i++)
+		paths[i] = p->open.paths[i];
+	if (!tuned_take(&v->tuned, paths, p->open.path_count, config->name, weights))
+		return;
+	config->weights = weights;
+	if (config->engine == NVME_AUTO && v->tuned.figures.engine == NVME_LIBAIO)
+		config->engine = NVME_LIBAIO;
+}
+
 static int admit(struct server *v, struct conn *c, struct session_plan *p, struct err *err)
 {
 	char name[PROTOCOL_JOB_BYTES + 64];
+	double weights[PROTOCOL_PATHS_MAX];
 	struct session_config config = {
 		.plan = p,
 		.pool = v->pool,
@@ -298,6 +319,7 @@ static int admit(struct server *v, struct conn *c, struct session_plan *p, struc
 	}
 	snprintf(name, sizeof(name), "job '%s' rank %u of %u (pid %d, uid %u)", c->job, c->rank,
 		 c->world, (int)c->peer.pid, c->peer.uid);
+	tuned_choose(v, p, weights, &config);
 	rc = session_start(&config, &c->session, err);
 	if (rc < 0)
 		return rc;

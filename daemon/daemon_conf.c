@@ -45,6 +45,7 @@ static const struct conf_key nvme_keys[] = {
 	{.name = "paths", .type = CONF_STRINGS, .offset = AT(nvme.paths)},
 	{.name = "quota", .type = CONF_BYTES, .offset = AT(nvme.quota), .min = 1, .max = 0x1p62},
 	{.name = "engine", .type = CONF_ENUM, .offset = AT(nvme.engine), .names = engine_names},
+	{.name = "tuned", .type = CONF_STRING, .offset = AT(nvme.tuned)},
 	{.type = CONF_END},
 };
 

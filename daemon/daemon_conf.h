@@ -21,6 +21,7 @@ struct daemon_conf {
 		struct conf_strings paths; /* none: sessions may use any directory */
 		uint64_t quota;            /* of all sessions together; 0: what the disks hold */
 		int engine;                /* enum nvme_engine */
+		const char *tuned;         /* a file of figures; NULL: where they are */
 	} nvme;
 	struct {
 		uint64_t max;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/conf.h"
 #include "common/units.h"
@@ -48,12 +49,17 @@ struct status {
 	struct conf_strings paths;
 	struct quota memory, swap;
 	uint64_t open, max, ended;
+	struct {
+		const char *file, *engine; /* file NULL: no figures */
+		uint64_t measured, extent, depth;
+		struct conf_strings paths;
+	} tuned;
 	struct work work;
 };
 
 struct job {
 	const char *job, *state, *engine;
-	uint64_t rank, world, pid, uid, memory, swap;
+	uint64_t rank, world, pid, uid, memory, swap, extent, depth;
 	double uptime;
 	struct work work;
 };
@@ -95,6 +101,16 @@ static const struct conf_key session_keys[] = {
 	{.type = CONF_END},
 };
 
+static const struct conf_key tuned_keys[] = {
+	STRING("file", struct status, tuned.file),
+	U64("measured", struct status, tuned.measured),
+	STRING("engine", struct status, tuned.engine),
+	U64("extent_bytes", struct status, tuned.extent),
+	U64("queue_depth", struct status, tuned.depth),
+	{.name = "paths", .type = CONF_STRINGS, .offset = offsetof(struct status, tuned.paths)},
+	{.type = CONF_END},
+};
+
 static const struct conf_key status_keys[] = {
 	STRING("version", struct status, version),
 	U64("protocol", struct status, protocol),
@@ -106,6 +122,7 @@ static const struct conf_key status_keys[] = {
 	STRING("cpu", struct status, cpu),
 	STRING("swap_engine", struct status, engine),
 	{.name = "swap_paths", .type = CONF_STRINGS, .offset = offsetof(struct status, paths)},
+	{.name = "tuned", .type = CONF_SECTION, .keys = tuned_keys},
 	{.name = "memory", .type = CONF_SECTION, .keys = memory_keys},
 	{.name = "swap", .type = CONF_SECTION, .keys = swap_keys},
 	{.name = "sessions", .type = CONF_SECTION, .keys = session_keys},
@@ -124,6 +141,8 @@ static const struct conf_key job_keys[] = {
 	U64("memory_bytes", struct job, memory),
 	U64("swap_bytes", struct job, swap),
 	STRING("engine", struct job, engine),
+	U64("extent_bytes", struct job, extent),
+	U64("queue_depth", struct job, depth),
 	WORK(struct job),
 	{.type = CONF_END},
 };
@@ -148,6 +167,21 @@ static void quota_print(const char *name, const struct quota *q)
 		printf("%-10s %s, no quota\n", name, used);
 }
 
+static void tuned_print(const struct status *s)
+{
+	const time_t measured = (time_t)s->tuned.measured;
+	char extent[UNITS_TEXT_BYTES], when[32] = "?";
+	struct tm tm;
+
+	if (!s->tuned.file)
+		return;
+	if (gmtime_r(&measured, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
+	printf("%-10s %s, extent %s, queue depth %" PRIu64 ", by %s of %s UTC\n", "tuned",
+	       s->tuned.engine, units_format_bytes(extent, s->tuned.extent), s->tuned.depth,
+	       s->tuned.file, when);
+}
+
 static void status_print(const struct status *s)
 {
 	char text[UNITS_TEXT_BYTES], written[UNITS_TEXT_BYTES];
@@ -162,7 +196,9 @@ static void status_print(const struct status *s)
 	printf("%-10s %s", "engine", s->engine);
 	for (size_t i = 0; i < s->paths.count; i++)
 		printf("%s%s", i == 0 ? " in " : ", ", s->paths.at[i]);
-	printf("\n%-10s %" PRIu64 ", %s\n", "threads", s->threads, s->cpu);
+	putchar('\n');
+	tuned_print(s);
+	printf("%-10s %" PRIu64 ", %s\n", "threads", s->threads, s->cpu);
 	units_format_bytes(text, s->work.read_bytes);
 	units_format_bytes(written, s->work.written_bytes);
 	printf("%-10s %s read, %s written\n", "swap moved", text, written);

@@ -215,6 +215,18 @@ static int options_parse(int argc, char **argv, struct options *o, int *ret_stat
 
 /* The job. */
 
+/* host.memory: auto depends on the hour; here it is what a daemon has by default, half of all. */
+static void memory_settle(struct train_config *config)
+{
+	const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+	struct train_settled settled = {0};
+
+	if (config->host.memory != CONF_AUTO || pages <= 0 || page_bytes <= 0)
+		return;
+	settled.host_memory = (uint64_t)pages * (uint64_t)page_bytes / 2;
+	train_config_settle(config, &settled);
+}
+
 static int job_plan(struct job *job, const char *file, struct err *err)
 {
 	size_t len;
@@ -222,6 +234,8 @@ static int job_plan(struct job *job, const char *file, struct err *err)
 
 	if (rc == 0)
 		rc = train_config_parse(file, job->text, len, &job->config, &job->doc, err);
+	if (rc == 0)
+		memory_settle(&job->config);
 	if (rc == 0)
 		rc = arch_make(&job->config, &job->arch, err);
 	if (rc == 0)

@@ -75,6 +75,8 @@ struct session {
 	struct session_plan *plan;
 	struct pool *pool;
 	enum nvme_engine engine;
+	bool weighted;
+	double weights[PROTOCOL_PATHS_MAX]; /* if so, of plan->open.paths */
 	int socket_fd, ended_fd;
 	char name[PROTOCOL_JOB_BYTES + 64];
 	pthread_t thread;

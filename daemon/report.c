@@ -66,6 +66,26 @@ static void quota(struct json *j, const char *key, uint64_t quota_bytes, uint64_
 	json_object_end(j);
 }
 
+/* Figures that are there, whatever directories a session names. */
+static void tuned(struct json *j, const struct tuned_file *t)
+{
+	const struct nvme_figures *f = &t->figures;
+
+	if (t->found != NVME_TUNED_FOUND)
+		return;
+	json_object_begin(j, "tuned");
+	json_string(j, "file", tuned_name(t));
+	json_u64(j, "measured", f->measured);
+	json_string(j, "engine", nvme_engine_name(f->engine));
+	json_u64(j, "extent_bytes", f->extent);
+	json_u64(j, "queue_depth", f->queue_depth);
+	json_array_begin(j, "paths");
+	for (size_t i = 0; i < f->path_count; i++)
+		json_string(j, NULL, f->paths[i].path);
+	json_array_end(j);
+	json_object_end(j);
+}
+
 char *report_status(const struct server *v)
 {
 	const struct daemon_conf *conf = v->conf;
@@ -87,6 +107,7 @@ char *report_status(const struct server *v)
 	for (size_t i = 0; i < conf->nvme.paths.count; i++)
 		json_string(&j, NULL, conf->nvme.paths.at[i]);
 	json_array_end(&j);
+	tuned(&j, &v->tuned);
 	quota(&j, "memory", conf->host.memory, v->memory_used);
 	quota(&j, "swap", conf->nvme.quota, v->swap_used);
 	json_object_begin(&j, "sessions");
@@ -115,6 +136,8 @@ static void job(struct json *j, const struct conn *c)
 	json_u64(j, "memory_bytes", f.memory_bytes);
 	json_u64(j, "swap_bytes", f.swap_bytes);
 	json_string(j, "engine", f.engine[0] ? f.engine : "none");
+	json_u64(j, "extent_bytes", f.extent_bytes);
+	json_u64(j, "queue_depth", f.queue_depth);
 	work(j, &f);
 	json_object_end(j);
 }

@@ -435,7 +435,9 @@ static int server_open(struct server *v, struct err *err)
 	v->packet = malloc(PROTOCOL_PACKET_MAX);
 	if (!v->packet)
 		return err_sys(err, -ENOMEM, "allocating the packet buffer");
-	rc = signals_open(v, err);
+	rc = tuned_open(&v->tuned, v->conf->nvme.tuned, err);
+	if (rc == 0)
+		rc = signals_open(v, err);
 	if (rc < 0)
 		return rc;
 	v->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

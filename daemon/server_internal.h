@@ -15,6 +15,7 @@
 #include "daemon/listener.h"
 #include "daemon/pool.h"
 #include "daemon/session.h"
+#include "daemon/tuned.h"
 
 /*
  * Connections beyond the sessions': greeting, asking, or about to be told that there are too many.
@@ -56,6 +57,7 @@ struct server {
 	const struct daemon_conf *conf;
 	struct listener *listener;
 	struct pool *pool;
+	struct tuned_file tuned;
 	int epoll_fd, signal_fd, ended_fd;
 	enum source listener_source, signal_source, ended_source;
 	struct conn *conns;

@@ -93,6 +93,9 @@ int session_start(const struct session_config *config, struct session **ret, str
 	s->plan = config->plan;
 	s->pool = config->pool;
 	s->engine = config->engine;
+	s->weighted = config->weights != NULL;
+	for (uint32_t i = 0; s->weighted && i < s->plan->open.path_count; i++)
+		s->weights[i] = config->weights[i];
 	s->socket_fd = config->socket_fd;
 	s->ended_fd = config->ended_fd;
 	s->stop_fd = s->submit_fd = s->complete_fd = -1;
@@ -168,6 +171,8 @@ void session_figures(const struct session *s, struct session_figures *ret)
 		.adam_ns = figure(&s->adam_ns),
 		.io_wait_ns = figure(&s->io_wait_ns),
 		.engine = atomic_load_explicit(&s->engine_name, memory_order_relaxed),
+		.extent_bytes = s->plan->open.blob_extent_bytes,
+		.queue_depth = s->plan->open.queue_depth,
 	};
 }
 
@@ -329,6 +334,7 @@ static int store_open(struct session *s, struct nvme_info *ret_info, struct err 
 		.queue_depth = p->open.queue_depth,
 		.objects = p->objects,
 		.object_count = p->object_count,
+		.weights = s->weighted ? s->weights : NULL,
 	};
 	int rc;
 

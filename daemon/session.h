@@ -35,7 +35,8 @@ struct session_config {
 	int socket_fd;             /* the session answers OPEN on it */
 	int ended_fd;              /* eventfd: told when the session's thread is about to end */
 	enum nvme_engine engine;
-	const char *name; /* copied: who, for messages: "job 'x' rank 0 (pid 1)" */
+	const double *weights; /* of plan->open.paths, copied; NULL: the store finds out */
+	const char *name;      /* copied: who, for messages: "job 'x' rank 0 (pid 1)" */
 };
 
 int session_start(const struct session_config *config, struct session **ret, struct err *err);
@@ -58,7 +59,8 @@ struct session_figures {
 	uint64_t swap_read_bytes, swap_written_bytes;
 	uint64_t operations, stepped_elems;
 	uint64_t adam_ns, io_wait_ns;
-	const char *engine; /* "" without swap; static storage */
+	const char *engine;                 /* "" without swap; static storage */
+	uint64_t extent_bytes, queue_depth; /* as asked for; of no meaning without swap */
 };
 
 /* Its recorder, which the main thread switches and takes from; NULL: it is not traced. */

@@ -51,12 +51,25 @@ static int listen_abstract(struct agent *a, struct err *err)
 	return fd;
 }
 
+/* The daemon takes whole paths only: its directory is not the user's. */
+static int whole_path(struct json *j, const char *key, const char *path, struct err *err)
+{
+	char *whole = realpath(path, NULL);
+
+	if (!whole)
+		return err_sys(err, -errno, "nvme.%s: %s", key ? key : "paths", path);
+	json_string(j, key, whole);
+	free(whole);
+	return 0;
+}
+
 /* dsoffload.conf of a private daemon: this job may have all of it. */
 static int daemon_config(struct agent *a, struct err *err)
 {
 	static const char *const levels[] = {"error", "warn", "info", "debug"};
 	const struct launch *launch = &a->launch;
 	struct json j;
+	int rc = 0;
 
 	/* What a user reads at level info are the ranks; the daemon's own story starts below. */
 	int level = launch->log_level == LOG_LEVEL_INFO ? LOG_LEVEL_WARN : launch->log_level;
@@ -71,19 +84,11 @@ static int daemon_config(struct agent *a, struct err *err)
 	if (launch->daemon_paths.count > 0) {
 		json_object_begin(&j, "nvme");
 		json_array_begin(&j, "paths");
-		for (size_t i = 0; i < launch->daemon_paths.count; i++) {
-			/* The daemon takes whole paths only: its directory is not the user's. */
-			char *path = realpath(launch->daemon_paths.at[i], NULL);
-
-			if (!path) {
-				json_done(&j);
-				return err_sys(err, -errno, "nvme.paths: %s",
-					       launch->daemon_paths.at[i]);
-			}
-			json_string(&j, NULL, path);
-			free(path);
-		}
+		for (size_t i = 0; i < launch->daemon_paths.count && rc == 0; i++)
+			rc = whole_path(&j, NULL, launch->daemon_paths.at[i], err);
 		json_array_end(&j);
+		if (launch->daemon_tuned && rc == 0)
+			rc = whole_path(&j, "tuned", launch->daemon_tuned, err);
 		json_object_end(&j);
 	}
 	json_object_begin(&j, "log");
@@ -93,8 +98,10 @@ static int daemon_config(struct agent *a, struct err *err)
 	json_object_end(&j);
 
 	const char *text = json_text(&j);
-	int fd = text ? shm_copy("dsoffload.conf", text, strlen(text), err)
-		      : err_sys(err, -ENOMEM, "dsoffload.conf");
+	int fd = rc;
+	if (rc == 0)
+		fd = text ? shm_copy("dsoffload.conf", text, strlen(text), err)
+			  : err_sys(err, -ENOMEM, "dsoffload.conf");
 	json_done(&j);
 	return fd;
 }

@@ -34,6 +34,7 @@
 #include "offload/arch.h"
 #include "offload/plan.h"
 #include "offload/train_config.h"
+#include "offload/tuned.h"
 
 #define SYSTEM_SOCKET "/run/dsoffload/dsoffload.sock"
 /* It travels inside the job's text, where escapes may make it several times as long. */
@@ -45,6 +46,7 @@ struct prepared {
 	struct conf_doc *doc;
 	struct train_config config;
 	struct train_settled settled;
+	struct tuned tuned;
 	struct arch *arch;
 	struct plan *plan;
 };
@@ -73,10 +75,14 @@ static int prepare(const struct options *o, struct prepared *ret, struct err *er
 	if (rc == 0)
 		rc = train_config_parse(o->config, ret->text, len, &ret->config, &ret->doc, err);
 	if (rc == 0)
+		rc = tuned_apply(&ret->config, ret->doc, &ret->tuned, err);
+	if (rc == 0)
 		rc = arch_make(&ret->config, &ret->arch, err);
 	if (rc == 0)
 		rc = settle(&ret->config, ret->doc, ret->arch, daemon_socket(o), &ret->settled,
 			    err);
+	ret->settled.extent = ret->config.nvme.extent;
+	ret->settled.queue_depth = ret->config.nvme.queue_depth;
 	if (rc == 0)
 		rc = plan_make(&ret->config, ret->doc, ret->arch,
 			       (unsigned)ret->config.device.count, &ret->plan, err);
@@ -200,6 +206,7 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 		.daemon_memory_bytes = p->config.host.memory,
 		.daemon_threads = p->config.host.threads,
 		.daemon_paths = p->config.nvme.paths,
+		.daemon_tuned = p->config.nvme.tuned,
 		.worker_path = programs->worker,
 		.daemon_path = programs->daemon,
 		.cuda = p->config.device.type == DEVICE_CUDA,
@@ -324,6 +331,15 @@ static void note_failure(struct outcome *outcome, int rc, const struct err *err)
 		outcome->exit_status = err_exit_status(rc);
 }
 
+/* A choice is said; figures that are there and do not hold are a reason to measure again. */
+static void tuned_tell(const struct tuned *t)
+{
+	if (t->found == NVME_TUNED_IGNORED)
+		log_warn("launcher", "%s", t->note);
+	else if (t->note[0])
+		log_info("launcher", "%s", t->note);
+}
+
 /* Runs the job, or fails to; then tells, on standard error and output, in trace and summary. */
 static int train(const struct options *o)
 {
@@ -336,6 +352,8 @@ static int train(const struct options *o)
 
 	if (rc == 0)
 		rc = prepare(o, &prepared, &err);
+	if (rc == 0 && prepared.plan->needs_swap)
+		tuned_tell(&prepared.tuned);
 	if (rc == 0)
 		rc = run(o, &prepared, &tracing, &outcome, &view, &err);
 	if (rc < 0)
@@ -367,6 +385,8 @@ static int look(const struct options *o)
 	struct err err = {0};
 	int rc = prepare(o, &prepared, &err);
 
+	if (rc == 0 && prepared.tuned.found == NVME_TUNED_IGNORED && prepared.plan->needs_swap)
+		fprintf(stderr, "dsrun: %s\n", prepared.tuned.note);
 	if (rc == 0 && o->plan)
 		rc = print_plan(o, &prepared, &err);
 	if (rc == 0 && o->check && !o->quiet &&

@@ -32,6 +32,7 @@ static char *format_launch(const struct launch *launch)
 			json_string(&j, NULL, launch->daemon_paths.at[i]);
 		json_array_end(&j);
 	}
+	optional_string(&j, "daemon_tuned", launch->daemon_tuned);
 	json_string(&j, "worker_path", launch->worker_path);
 	json_string(&j, "daemon_path", launch->daemon_path);
 	json_bool(&j, "cuda", launch->cuda);
@@ -83,6 +84,7 @@ static const struct conf_key launch_keys[] = {
 	{.name = "daemon_threads", .type = CONF_U64, .offset = AT(launch.daemon_threads),
 	 .required = true},
 	{.name = "daemon_paths", .type = CONF_STRINGS, .offset = AT(launch.daemon_paths)},
+	{.name = "daemon_tuned", .type = CONF_STRING, .offset = AT(launch.daemon_tuned)},
 	{.name = "worker_path", .type = CONF_STRING, .offset = AT(launch.worker_path),
 	 .required = true},
 	{.name = "daemon_path", .type = CONF_STRING, .offset = AT(launch.daemon_path),

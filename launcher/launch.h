@@ -24,6 +24,7 @@ struct launch {
 	const char *socket;
 	uint64_t daemon_memory_bytes, daemon_threads; /* of a private daemon */
 	struct conf_strings daemon_paths;
+	const char *daemon_tuned; /* its file of figures, if one was named */
 	const char *worker_path, *daemon_path;
 	bool cuda;         /* workers' devices are GPUs */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL, after a failure */

@@ -20,6 +20,7 @@
 
 #include "comm/comm.h"
 #include "common/json.h"
+#include "nvme/figures.h"
 
 #define AT(field) .offset = offsetof(struct job, field)
 
@@ -95,6 +96,8 @@ char *job_format(const struct job *job)
 	json_u64(&j, "generate", job->generate);
 	json_u64(&j, "trace_first", job->trace_first);
 	json_u64(&j, "trace_last", job->trace_last);
+	json_u64(&j, "extent", job->settled.extent);
+	json_u64(&j, "queue_depth", job->settled.queue_depth);
 	json_object_end(&j);
 	if (ok && json_text(&j))
 		text = strdup(json_text(&j));
@@ -126,6 +129,8 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 		{"prompt", CONF_STRING, AT(prompt)},
 		{"trace_first", CONF_U64, AT(trace_first)},
 		{"trace_last", CONF_U64, AT(trace_last)},
+		{"extent", CONF_U64, AT(settled.extent), .max = NVME_EXTENT_MAX},
+		{"queue_depth", CONF_U64, AT(settled.queue_depth), .max = NVME_QUEUE_DEPTH_MAX},
 		{.type = CONF_END},
 	};
 	struct job job = {0};

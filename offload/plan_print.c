@@ -216,11 +216,13 @@ static void print_host(const struct plan *p, FILE *out)
 	line_total(out, "total", h->total_bytes, h->budget_bytes);
 }
 
-static void print_swap(const struct plan *p, FILE *out)
+static void print_swap(const struct plan *p, const struct train_config *c, FILE *out)
 {
 	const struct plan_swap *s = &p->swap;
+	char extent[UNITS_TEXT_BYTES];
 
-	fprintf(out, "\nNVMe, each rank\n");
+	fprintf(out, "\nNVMe, each rank, extents of up to %s, %" PRIu64 " in flight a directory\n",
+		units_format_bytes(extent, c->nvme.extent), c->nvme.queue_depth);
 	line(out, "parameters", s->param_bytes);
 	line(out, "optimizer state", s->state_bytes);
 	line(out, "gradients", s->grad_bytes);
@@ -261,7 +263,7 @@ int plan_print(const struct plan *plan, const struct train_config *config, FILE 
 	if (plan->needs_daemon)
 		print_host(plan, out);
 	if (plan->needs_swap)
-		print_swap(plan, out);
+		print_swap(plan, config, out);
 	print_totals(plan, out);
 	if (fflush(out) == EOF || ferror(out))
 		return errno ? -errno : -EIO;

@@ -22,13 +22,12 @@
 #include "common/units.h"
 #include "kernels/attention.h"
 #include "kernels/device.h"
+#include "nvme/figures.h"
 #include "nvme/nvme.h"
 #include "offload/protocol.h"
 
 #define LAYERS_MAX   (PROTOCOL_UNITS_MAX - 24) /* the units besides blocks */
 #define SEQUENCE_MAX (1u << 20)
-#define EXTENT_MIN   (64u << 10) /* below, a disk's latency is all one sees */
-#define EXTENT_MAX   (64u << 20)
 #define STEPS_MAX    1e12 /* with any number of micro-batches, counts stay far from 2^64 */
 #define BYTES_MAX    0x1p60
 
@@ -101,8 +100,11 @@ static const struct conf_key zero_keys[] = {
 static const struct conf_key nvme_keys[] = {
 	{"paths", CONF_STRINGS, AT(nvme.paths), .required = true},
 	{"engine", CONF_ENUM, AT(nvme.engine), .names = engine_names},
-	{"extent", CONF_BYTES, AT(nvme.extent), .min = EXTENT_MIN, .max = EXTENT_MAX},
-	{"queue_depth", CONF_U64, AT(nvme.queue_depth), .min = 1, .max = NVME_QUEUE_DEPTH_MAX},
+	{"extent", CONF_BYTES, AT(nvme.extent), .automatic = true, .min = NVME_EXTENT_MIN,
+	 .max = NVME_EXTENT_MAX},
+	{"queue_depth", CONF_U64, AT(nvme.queue_depth), .automatic = true, .min = 1,
+	 .max = NVME_QUEUE_DEPTH_MAX},
+	{"tuned", CONF_STRING, AT(nvme.tuned)},
 	{.type = CONF_END},
 };
 
@@ -158,6 +160,10 @@ static const struct conf_key keys[] = {
 	{.type = CONF_END},
 };
 
+/* What `auto` is where nobody has measured: see offload/tuned.h. */
+#define EXTENT_DEFAULT      (4u << 20)
+#define QUEUE_DEPTH_DEFAULT 32u
+
 static const struct train_config defaults = {
 	.model.arch = ARCH_GPT2,
 	.batch.micro = 1,
@@ -168,7 +174,7 @@ static const struct train_config defaults = {
 		 .offload_param = {[PLACE_NONE] = 1},
 		 .offload_optimizer = {[PLACE_NONE] = 1},
 		 .prefetch = 2},
-	.nvme = {.engine = NVME_AUTO, .extent = 4u << 20, .queue_depth = 32},
+	.nvme = {.engine = NVME_AUTO, .extent = CONF_AUTO, .queue_depth = CONF_AUTO},
 	.host.threads = 1,
 	.device = {.type = DEVICE_CPU, .count = 1},
 	.checkpoint.keep = 2,
@@ -445,6 +451,16 @@ static check_fn *const checks[] = {
 	check_nvme,  check_zero, check_device,         check_batch,     check_inapplicable,
 };
 
+static void fill_nvme(struct train_config *c)
+{
+	c->nvme.extent_auto = c->nvme.extent == CONF_AUTO;
+	c->nvme.queue_depth_auto = c->nvme.queue_depth == CONF_AUTO;
+	if (c->nvme.extent_auto)
+		c->nvme.extent = EXTENT_DEFAULT;
+	if (c->nvme.queue_depth_auto)
+		c->nvme.queue_depth = QUEUE_DEPTH_DEFAULT;
+}
+
 int train_config_parse(const char *name, const char *text, size_t len, struct train_config *ret,
 		       struct conf_doc **ret_doc, struct err *err)
 {
@@ -457,6 +473,7 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 	optimizer_defaults(&c, doc);
 	if (!c.data.sequence)
 		c.data.sequence = c.model.context;
+	fill_nvme(&c);
 	for (size_t i = 0; !rc && i < sizeof(checks) / sizeof(checks[0]); i++)
 		rc = checks[i](&c, doc, err);
 	if (rc < 0) {
@@ -473,6 +490,10 @@ void train_config_settle(struct train_config *config, const struct train_settled
 {
 	if (settled->host_memory)
 		config->host.memory = settled->host_memory;
+	if (settled->extent && config->nvme.extent_auto)
+		config->nvme.extent = settled->extent;
+	if (settled->queue_depth && config->nvme.queue_depth_auto)
+		config->nvme.queue_depth = settled->queue_depth;
 }
 
 int train_config_accumulation(const struct train_config *config, const struct conf_doc *doc,

@@ -55,6 +55,8 @@ struct train_config {
 		struct conf_strings paths;
 		int engine; /* as enum nvme_engine: auto, io_uring, libaio */
 		uint64_t extent, queue_depth;
+		bool extent_auto, queue_depth_auto; /* left open: see offload/tuned.h */
+		const char *tuned;                  /* a file of figures; NULL: where they are */
 	} nvme;
 	struct {
 		/* Of the daemon, for all ranks of a host. CONF_AUTO until it is settled: see
@@ -91,7 +93,7 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 
 /* What the launcher chose where a configuration says auto; zero: nothing. */
 struct train_settled {
-	uint64_t host_memory;
+	uint64_t host_memory, extent, queue_depth;
 };
 
 /* The configuration that all processes of a job plan from: what was chosen in place of auto. */

@@ -61,7 +61,7 @@ static const struct job whole = {
 	.id = "dsrun-4711-0a1b",
 	.config_name = "/home/u/my \"best\" model.yaml",
 	.config_text = "model: {layers: 2}\t# a comment: [\n\n  - 'x'\n",
-	.settled = {.host_memory = 3u << 30},
+	.settled = {.host_memory = 3u << 30, .extent = 1 << 20, .queue_depth = 16},
 	.world = 4,
 	.socket = "@dsoffload/4711",
 	.resume = true,
@@ -98,6 +98,8 @@ static void round_trip(const struct job *job)
 	ck_assert_int_eq(got.resume, job->resume);
 	same(got.export_path, job->export_path);
 	ck_assert_uint_eq(got.generate, job->generate);
+	ck_assert_uint_eq(got.settled.extent, job->settled.extent);
+	ck_assert_uint_eq(got.settled.queue_depth, job->settled.queue_depth);
 	same(got.prompt, job->prompt);
 	conf_free(doc);
 	free(text);

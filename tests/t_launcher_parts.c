@@ -252,6 +252,7 @@ static char *a_launch(size_t *ret_len)
 		.daemon_memory_bytes = 1ull << 40,
 		.daemon_threads = 3,
 		.daemon_paths = {paths, 2},
+		.daemon_tuned = "/figures of bench",
 		.worker_path = "/bin/true",
 		.daemon_path = "/bin/true",
 		.grace_ns = 5,
@@ -282,6 +283,7 @@ START_TEST(launch_round_trip)
 	ck_assert_uint_eq(back.daemon_memory_bytes, 1ull << 40);
 	ck_assert_uint_eq(back.daemon_paths.count, 2);
 	ck_assert_str_eq(back.daemon_paths.at[1], "/c\"d");
+	ck_assert_str_eq(back.daemon_tuned, "/figures of bench");
 	ck_assert_int_eq(back.daemon, LAUNCH_DAEMON_AUTO);
 	ck_assert_int_eq(back.log_format, 2);
 	launch_docs_done(&docs);

@@ -235,6 +235,8 @@ static const struct wrong {
 	{{NVME, "nvme: {paths: [/a], extent: ^128MiB}"}, "nvme.extent", {0}},
 	{{NVME, "nvme: {paths: [/a], extent: ^big}"}, "big", {0}},
 	{{NVME, "nvme: {paths: [/a], queue_depth: ^0}"}, "nvme.queue_depth", {0}},
+	{{NVME, "nvme: {paths: [/a], queue_depth: ^automatic}"}, "auto", {0}},
+	{{NVME, "nvme: {paths: [/a], tuned: ^''}"}, "nvme.tuned", {0}},
 	{{NVME, "nvme: {paths: [/a], queue_depth: ^4097}"}, "nvme.queue_depth", {0}},
 	{{NVME, "nvme: {paths: ^[/a, /b, /a]}"}, "/a is there twice", {0}},
 	{{NVME, "nvme: {paths: ^[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q]}"},
@@ -412,6 +414,7 @@ START_TEST(example_means_what_it_says)
 	ck_assert_int_eq(c.nvme.engine, NVME_AUTO);
 	ck_assert_uint_eq(c.nvme.extent, 4 << 20);
 	ck_assert_uint_eq(c.nvme.queue_depth, 32);
+	ck_assert(!c.nvme.extent_auto && !c.nvme.queue_depth_auto);
 	ck_assert_uint_eq(c.host.memory, 512 << 20);
 	ck_assert_uint_eq(c.host.threads, 2);
 	ck_assert_int_eq(c.device.type, DEVICE_CPU);
@@ -460,6 +463,7 @@ START_TEST(defaults_are_documented)
 	ck_assert(shares_are(c.zero.offload_optimizer, 1, 0, 0));
 	ck_assert(c.nvme.paths.count == 0 && c.nvme.engine == NVME_AUTO);
 	ck_assert(c.nvme.extent == 4 << 20 && c.nvme.queue_depth == 32);
+	ck_assert(c.nvme.extent_auto && c.nvme.queue_depth_auto && !c.nvme.tuned);
 	ck_assert(c.host.memory == 0 && c.host.threads == 1);
 	ck_assert(c.device.type == DEVICE_CPU && c.device.count == 1);
 	ck_assert_ptr_null(c.checkpoint.dir);
