@@ -13,8 +13,8 @@
 #include "common/units.h"
 #include "offload/plan_internal.h"
 
-/* bf16 parameter and gradient, fp32 master and two moments; or all four in fp32. */
-#define STATE_BYTES_PER_PARAM 16
+/* bf16 parameter and gradient and fp32 master; or parameter and gradient in fp32. */
+#define PARAM_BYTES 8
 
 static void line(FILE *out, const char *name, uint64_t bytes)
 {
@@ -97,9 +97,15 @@ static const char *whole_name(const struct plan *p, const struct plan_share shar
 	return place < PLACE_COUNT ? placement_name(place) : "split";
 }
 
+/* Of whole blocks of the optimizer's: moments and their scales. */
+static uint64_t block_moments_bytes(const struct plan *p)
+{
+	return optimizer_state_bytes(p->kind, p->moments, DTYPE_F32, OPTIMIZER_BLOCK);
+}
+
 static uint64_t model_state(const struct plan *p)
 {
-	return p->params * STATE_BYTES_PER_PARAM;
+	return p->params * PARAM_BYTES + p->params * block_moments_bytes(p) / OPTIMIZER_BLOCK;
 }
 
 static uint64_t budgets(const struct plan *p)
@@ -112,8 +118,9 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 	char state[UNITS_TEXT_BYTES], budget[UNITS_TEXT_BYTES];
 
 	fprintf(out,
-		"model       %" PRIu64 " parameters in %zu units; state at %d bytes each: %s\n",
-		p->params, p->unit_count, STATE_BYTES_PER_PARAM,
+		"model       %" PRIu64 " parameters in %zu units; state at %.4g bytes each: %s\n",
+		p->params, p->unit_count,
+		PARAM_BYTES + (double)block_moments_bytes(p) / OPTIMIZER_BLOCK,
 		units_format_bytes(state, model_state(p)));
 	fprintf(out, "budgets     device and host memory together: %s, %.2f of the model's state\n",
 		units_format_bytes(budget, budgets(p)),
@@ -126,6 +133,9 @@ static void print_job(const struct plan *p, const struct train_config *c, FILE *
 		c->batch.global, c->batch.global == 1 ? "" : "s", c->data.sequence, p->accumulation,
 		p->accumulation == 1 ? "" : "es", c->batch.micro,
 		p->micros > 1 ? ", layer by layer" : "");
+	fprintf(out, "optimizer   %s, moments in %s: %.4g bytes of moments a parameter\n",
+		optimizer_kind_names[p->kind], optimizer_moments_names[p->moments],
+		(double)block_moments_bytes(p) / OPTIMIZER_BLOCK);
 	fprintf(out, "placement   parameters %s, optimizer %s, activations %s\n",
 		whole_name(p, p->param), whole_name(p, p->optimizer),
 		placement_name(p->place_activations));
@@ -360,6 +370,8 @@ void plan_json(const struct plan *plan, struct json *json)
 	json_u64(json, "params", plan->params);
 	json_u64(json, "units", plan->unit_count);
 	json_u64(json, "model_state_bytes", model_state(plan));
+	json_string(json, "optimizer", optimizer_kind_names[plan->kind]);
+	json_string(json, "moments", optimizer_moments_names[plan->moments]);
 	json_u64(json, "accumulation", plan->accumulation);
 	json_u64(json, "micro_batches_at_once", plan->micros);
 	json_u64(json, "prefetch", plan->prefetch);

@@ -1,10 +1,12 @@
-TESTS                += t_train_config t_plan t_plan_order t_plan_split t_plan_cache t_job
+TESTS                += t_train_config t_plan t_plan_order t_plan_split t_plan_cache t_plan_forms t_job
 t_train_config_USES  := offload comm nvme kernels common
 t_plan_USES          := offload comm nvme kernels common
 t_plan_SRCS          := tests/plan_bed.c
 t_plan_WRAP          := calloc
 t_plan_order_USES    := offload comm nvme kernels common
 t_plan_order_SRCS    := tests/plan_bed.c
+t_plan_forms_USES    := offload comm nvme kernels common
+t_plan_forms_SRCS    := tests/plan_bed.c
 t_plan_split_USES    := offload comm nvme kernels common
 t_plan_split_SRCS    := tests/plan_bed.c
 t_plan_cache_USES    := offload comm nvme kernels common
