@@ -7,7 +7,7 @@ set -eu
 unset OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS
 B=${B:-build}
 rounds=${1:-3}
-steps=${ORDER_STEPS:-4}
+steps=${ORDER_STEPS:-3}
 mkdir -p "$B/bench"
 dir=$(mktemp -d "$B/bench/order.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
@@ -67,7 +67,7 @@ report() { # CASE TOKENS ACCUMULATION ORDER RATE_OF_THE_OTHER
 	rows="$rows${rows:+,}{\"tokens\":$2,\"accumulation\":$3,\"order\":\"$4\",\"tokens_per_s\":$rate,\"step_read_bytes\":$read,\"planned_read_bytes\":$planned,\"step_written_bytes\":$written,\"device_bytes\":$device}"
 }
 
-cases='32:4 32:8 256:4 256:8'
+cases=${ORDER_CASES:-32:4 32:8 256:4}
 for case in $cases; do
 	for order in micro-batch layer; do config "$case" $order "${case%:*}" "${case#*:}"; done
 done

@@ -90,15 +90,26 @@ static void step_units(const struct plan *p, struct cache *cache, uint64_t *miss
 			cache_drop(cache, (int)i);
 }
 
-/* One phase of one micro-batch, whose activations begin with number `first`. */
-static void phase_acts(const struct arch_phase *phase, int first, struct cache *cache,
-		       uint64_t times, uint64_t *reads, uint64_t *writes)
+/* Is what phase i makes read, but by the very next turn? If not, it need not leave its buffer. */
+static bool act_leaves(const struct plan *p, const struct arch *arch, size_t i)
 {
+	for (size_t k = i + (p->micros > 1 ? 1 : 2); k < arch->train_count; k++)
+		if (arch->train[k].act_in == arch->train[i].act_out)
+			return true;
+	return false;
+}
+
+/* Phase i of one micro-batch, whose activations begin with number `first`. */
+static void phase_acts(const struct plan *p, const struct arch *arch, size_t i, int first,
+		       struct cache *cache, uint64_t times, uint64_t *reads, uint64_t *writes)
+{
+	const struct arch_phase *phase = &arch->train[i];
+
 	if (phase->act_in >= 0 && cache_use(cache, first + phase->act_in))
 		*reads += times;
 	if (phase->act_out >= 0) {
 		cache_use(cache, first + phase->act_out);
-		*writes += times;
+		*writes += act_leaves(p, arch, i) ? times : 0;
 	}
 	if (phase->act_in >= 0 && phase->act_in_last)
 		cache_drop(cache, first + phase->act_in);
@@ -109,7 +120,7 @@ static void pass_acts(const struct plan *p, const struct arch *arch, struct cach
 {
 	for (size_t i = 0; i < arch->train_count; i++)
 		for (size_t m = 0; m < p->micros; m++)
-			phase_acts(&arch->train[i], (int)(m * arch->act_count), cache, times, reads,
+			phase_acts(p, arch, i, (int)(m * arch->act_count), cache, times, reads,
 				   writes);
 }
 

@@ -29,7 +29,8 @@ config() {
 		optimizer: {type: adamw, lr: ${lr:-3e-3}, clip: 1.0}
 		schedule:  {type: cosine, warmup: 2, steps: $4, min_lr: 3e-4, order: ${order:-micro-batch}}
 		precision: bf16
-		zero:      {stage: ${stage:-3}, offload_param: $3, offload_optimizer: ${optimizer:-$3}}
+		zero:      {stage: ${stage:-3}, offload_param: $3, offload_optimizer: ${optimizer:-$3},
+		            offload_activations: ${activations:-none}}
 		nvme:      {paths: [$dir/swap], extent: 64KiB}
 		host:      {memory: 64MiB}
 		device:    {type: cpu, count: $2, memory: 32MiB}
@@ -135,8 +136,9 @@ order=layer config layer 2 none 12 layer 4
 run layer 0 --resume --export layer.safetensors
 says layer "going on from step 8"
 cmp ref.safetensors layer.safetensors || fail "layer by layer, the weights differ"
+for order in layer micro-batch; do for activations in none nvme; do
 for steps in 4 8; do
-	order=layer config traffic$steps 2 nvme $steps
+	config traffic$steps 2 nvme $steps
 	run traffic$steps 0
 done
 for what in read write; do
@@ -144,8 +146,10 @@ for what in read write; do
 	both=$(sed -n "s/.*\"nvme\":{\"peak_bytes\".*\"${what%e}[a-z]*_bytes\":\([0-9]*\).*/\1/p" traffic8.json)
 	plan=$("$B/bin/dsrun" --plan --json traffic8.yaml | sed -n "s/.*\"step_${what}_bytes\":\([0-9]*\).*/\1/p")
 	[ $(((both - each) / 4)) = $((2 * plan)) ] ||
-		fail "layer by layer, a step has ${what} $(((both - each) / 4)) bytes, planned are $((2 * plan))"
+		fail "order $order, activations $activations: $what $(((both - each) / 4)) bytes a step, planned $((2 * plan))"
 done
+done; done
+unset order activations
 
 # A user stops: the step ends, a checkpoint is written, the status is 0; then on.
 config stop 2 none 4000 stopped 100000
