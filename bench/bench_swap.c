@@ -2,7 +2,7 @@
  * The optimizer step of a model whose state is on disk, beside its two parts: the transfers alone
  * and Adam alone. bench/swap.sh runs it, once for each row of its table.
  *
- *	bench_swap DIR bf16|fp32 PARAMS EXTENT_BYTES BUFFERS DEPTH THREADS ROUNDS
+ *	bench_swap DIR bf16|fp32 PARAMS EXTENT_BYTES BUFFERS DEPTH THREADS ROUNDS [READ_BYTES]
  *
  * A session of the daemon in this process, over its rings: units of a model, parameters and state
  * in swap, gradients kept in memory, cut into chunks as the planner cuts them. A step is one STEP
@@ -17,6 +17,11 @@
  * of the two beside the step, since the speed of a disk drifts. Medians over the rounds, and what
  * CPU time each took, are printed as one JSON object. Parts compete for cores, too: cpu_bound_s is
  * the CPU time of both parts over the number of cores.
+ *
+ * With READ_BYTES it is the traffic of training steps that is measured, and nothing beside it, for
+ * bench/train_overlap.sh: STEP of every unit and, before that, as many FETCHes as make up those
+ * bytes read in a step, one step behind the other without waiting. Prints seconds a step, the
+ * median over the rounds, of STEPS steps each.
  */
 #include <errno.h>
 #include <poll.h>
@@ -40,6 +45,7 @@
 #define UNITS        16u
 #define SLOTS        64u
 #define ROUNDS_MAX   99u
+#define STEPS        3u                    /* of a round of traffic alone */
 #define MEMORY_BYTES (UINT64_C(256) << 20) /* of Adam alone: beyond the caches */
 
 struct shape {
@@ -401,6 +407,49 @@ static struct figure adam_alone(struct memory *m)
 	return (struct figure){now() - began.seconds, cpu_now() - began.cpu_seconds};
 }
 
+/* The traffic of training steps alone. */
+
+static void push_when_room(struct bench *b, unsigned *in_flight, struct protocol_submission sub)
+{
+	if (*in_flight == SLOTS) {
+		await(b, 1);
+		--*in_flight;
+	}
+	push(b, sub);
+	++*in_flight;
+}
+
+static double traffic(struct bench *b, uint64_t fetches)
+{
+	static uint64_t number;
+	unsigned in_flight = 0;
+	double began = now();
+
+	for (unsigned k = 0; k < STEPS; k++) {
+		number++;
+		for (uint64_t i = 0; i < fetches; i++) {
+			uint64_t back = 2 * UNITS - 1 - i % (2 * UNITS);
+
+			push_when_room(b, &in_flight,
+				       (struct protocol_submission){
+					       .op = PROTOCOL_OP_FETCH,
+					       .unit = (uint32_t)(back < UNITS ? back : i % UNITS),
+					       .offset = b->opened.data_offset,
+				       });
+		}
+		for (uint32_t u = 0; u < UNITS; u++)
+			push_when_room(b, &in_flight,
+				       (struct protocol_submission){.op = PROTOCOL_OP_STEP,
+								    .unit = u,
+								    .order = u + 1,
+								    .step = number,
+								    .lr = 1e-4,
+								    .grad_scale = 1.0});
+	}
+	await(b, in_flight);
+	return (now() - began) / STEPS;
+}
+
 /* The rounds. */
 
 static int by_value(const void *a, const void *b)
@@ -450,6 +499,19 @@ static void measure(struct bench *b, struct memory *m, unsigned rounds)
 	       median(ratio, rounds));
 }
 
+static void measure_traffic(struct bench *b, unsigned rounds, uint64_t read_bytes)
+{
+	uint64_t param_bytes = dtype_bytes(b->shape.type) * b->shape.unit_elems;
+	uint64_t stepped = UNITS * b->shape.unit_elems *
+			   (state_elem_bytes(b->shape.type) + dtype_bytes(b->shape.type));
+	uint64_t fetched = read_bytes > stepped ? read_bytes - stepped : 0;
+	double seconds[ROUNDS_MAX];
+
+	for (unsigned r = 0; r < rounds; r++)
+		seconds[r] = traffic(b, (fetched + param_bytes / 2) / param_bytes);
+	printf("%.4f\n", median(seconds, rounds));
+}
+
 static uint64_t number(const char *text, uint64_t least, uint64_t most)
 {
 	char *end;
@@ -485,10 +547,11 @@ int main(int argc, char **argv)
 {
 	struct bench b = {.session = NULL};
 	struct memory m = {.base = NULL};
+	unsigned rounds;
 
-	if (argc != 9) {
+	if (argc != 9 && argc != 10) {
 		fprintf(stderr, "usage: bench_swap DIR bf16|fp32 PARAMS EXTENT_BYTES BUFFERS DEPTH "
-				"THREADS ROUNDS\n");
+				"THREADS ROUNDS [READ_BYTES]\n");
 		return 64;
 	}
 	log_init("bench_swap", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
@@ -496,9 +559,14 @@ int main(int argc, char **argv)
 	open_session(&b, argv[1]);
 	import_all(&b);
 	gradients_all(&b);
-	memory_open(&m, &b);
-	measure(&b, &m, (unsigned)number(argv[8], 1, ROUNDS_MAX));
-	memory_close(&m);
+	rounds = (unsigned)number(argv[8], 1, ROUNDS_MAX);
+	if (argc == 10) {
+		measure_traffic(&b, rounds, number(argv[9], 0, UINT64_C(1) << 50));
+	} else {
+		memory_open(&m, &b);
+		measure(&b, &m, rounds);
+		memory_close(&m);
+	}
 	close_session(&b);
 	return 0;
 }

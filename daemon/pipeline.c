@@ -9,14 +9,15 @@
  *	                                                      |
  *	                        READ --all read--> COMPUTE --ran--> WRITE --all written--> done
  *
- * Tasks of all active operations run at once, the oldest operation's first: while chunk i of a step
- * is with a pool thread, chunk i+1 is being read and chunk i-1 written, and when the last chunk of
- * a unit has been started, the next buffer that comes free goes to the first chunk of the next
- * unit.
+ * Tasks of all active operations run at once, the one's first that the peer wants first (its
+ * `order`), among equals the oldest's: while chunk i of a step is with a pool thread, chunk i+1 is
+ * being read and chunk i-1 written, and when the last chunk of a unit has been started, the next
+ * buffer that comes free goes to the first chunk of the next unit.
  *
  * Invariants
- *  1. A lane's head, and nothing else of it, is in the active list; so operations of one unit take
- *     effect one after the other, and no transfer of an extent begins before the last one ended.
+ *  1. A lane's head, and nothing else of it, is in the active list, which is sorted by `order`; so
+ *     operations of one unit take effect one after the other, and no transfer of an extent begins
+ *     before the last one ended.
  *  2. A task holds what it needs (itself and, if its operation is buffered, one buffer) from its
  *     start, and waits for nothing but transfers and threads: whatever was started ends.
  *  3. Nothing is allocated after pipeline_open. At most ring_slots operations are accepted and not
@@ -209,15 +210,24 @@ static bool task_start(struct session *s, struct op *op)
 
 /* Operations. */
 
+/* Behind those that go before it, or as soon: mostly at the end. */
 static void active_add(struct session *s, struct op *op)
 {
-	op->active_next = NULL;
-	op->active_prev = s->active_tail;
-	if (s->active_tail)
-		s->active_tail->active_next = op;
+	struct op *before = s->active_tail, *behind;
+
+	while (before && before->sub.order > op->sub.order)
+		before = before->active_prev;
+	behind = before ? before->active_next : s->active_head;
+	op->active_prev = before;
+	op->active_next = behind;
+	if (before)
+		before->active_next = op;
 	else
 		s->active_head = op;
-	s->active_tail = op;
+	if (behind)
+		behind->active_prev = op;
+	else
+		s->active_tail = op;
 }
 
 static void active_remove(struct session *s, struct op *op)
@@ -300,7 +310,8 @@ bool pipeline_run(struct session *s)
 			next = op->active_next;
 			continue;
 		}
-		/* In this order: its successor may become the next one of the list. */
+		/* In this order: its successor may become the next one of the list. One that goes
+		 * before is come upon in the next round, since this one changes something. */
 		lane_advance(s, op->lane);
 		next = op->active_next;
 		active_remove(s, op);

@@ -266,7 +266,7 @@ static struct protocol_unit unit_for_daemon(const struct engine *e, size_t u)
 		out.norm_first = unit_norm_first(e, u);
 		out.norm_elems = pu->partition;
 	}
-	if (p->grad_kept)
+	if (plan_unit_grad_kept(p, pu))
 		out.grad_home = pu->grad_spilled ? PROTOCOL_HOME_SWAP : PROTOCOL_HOME_MEMORY;
 	return out;
 }

@@ -4,8 +4,9 @@
  * A unit's gradient is accumulated in fp32 on the device while its phases run, then reduced over
  * the ranks at once (stage 0: to all, else each its partition), and taken over by the unit's
  * optimizer: copied out for the daemon, or kept in device memory. Where nothing needs a global norm
- * and there is one micro-batch, the copy-out stream sends the unit's STEP along with its gradient,
- * during backward.
+ * the copy-out stream sends the unit's STEP along with its last gradient, during backward. The
+ * daemon puts a STEP off for one of a unit that the next forward needs sooner: backward ends with
+ * the unit that is needed first.
  *
  * A pass of several micro-batches adds a unit's reduced gradients up in a part buffer, in the
  * order of micro-batches, and sends the sum out once. Each is begun from zero, reduced, and then
@@ -166,11 +167,15 @@ static uint32_t daemon_idx(const struct engine *e, int u)
 	return (uint32_t)e->plan->units[u].daemon_idx;
 }
 
-/* A STEP of unit u; its id is kept in the unit until the next one, or in the slot. */
+/*
+ * A STEP of unit u, behind what phases wait for and in the order in which the next forward wants
+ * units; its id is kept in the unit until the next one, or in the slot.
+ */
 static struct protocol_submission step_of(const struct engine *e, int u, double scale)
 {
 	return (struct protocol_submission){.op = PROTOCOL_OP_STEP,
 					    .unit = daemon_idx(e, u),
+					    .order = (uint32_t)u + 1,
 					    .step = e->step,
 					    .lr = e->lr,
 					    .grad_scale = scale};
@@ -180,6 +185,7 @@ static struct protocol_submission step_of(const struct engine *e, int u, double 
 static int pushes_make(struct engine *e, int u, struct grad_slot *slot, struct err *err)
 {
 	struct unit_state *s = &e->units[u];
+	bool kept = plan_unit_grad_kept(e->plan, &e->plan->units[u]);
 	int rc = client_prepare(e->client, &slot->id, err);
 
 	if (rc < 0)
@@ -187,7 +193,7 @@ static int pushes_make(struct engine *e, int u, struct grad_slot *slot, struct e
 	slot->unit = u;
 	slot->push_count = 1;
 	slot->carries_norm = false;
-	if (!e->plan->grad_kept) {
+	if (!kept) {
 		slot->push[0] = step_of(e, u, 1.0);
 		slot->push[0].flags = PROTOCOL_FLAG_FROM_ARENA;
 	} else {
@@ -201,9 +207,9 @@ static int pushes_make(struct engine *e, int u, struct grad_slot *slot, struct e
 	}
 	slot->push[0].id = slot->id;
 	slot->push[0].offset = slot->offset;
-	if (!e->plan->grad_kept || !last_micro(e) || clips(e))
+	if (!kept || !last_micro(e) || clips(e))
 		return 0;
-	/* Accumulated, and no norm to wait for: the step follows at once. */
+	/* No norm to wait for: the step follows at once. */
 	rc = engine_settle(e, &s->step_id, NULL, err);
 	if (rc == 0)
 		rc = client_prepare(e->client, &s->step_id, err);

@@ -495,6 +495,29 @@ static void host_spill(struct plan *p)
 }
 
 /*
+ * Where each STEP could bring its gradient, backward would wait for the disk at every unit: the
+ * gradient's slot is free when the step is over. With what memory is left gradients wait for their
+ * steps with the daemon instead, and steps go on under the next forward. Backward comes to the last
+ * unit first and forward needs it last, so its step is the first that is put off.
+ */
+static void gradients_wait(struct plan *p)
+{
+	struct plan_host *h = &p->host;
+	uint64_t room = h->budget_bytes - host_total(h);
+
+	for (size_t i = p->unit_count; !p->grad_kept && i-- > 0;) {
+		struct plan_unit *u = &p->units[i];
+		uint64_t bytes = align(u->opt_elems * dtype_bytes(p->grad_kept_type));
+
+		u->grad_waits = u->state_home == PROTOCOL_HOME_SWAP && bytes <= room;
+		if (u->grad_waits) {
+			h->grad_bytes += bytes;
+			room -= bytes;
+		}
+	}
+}
+
+/*
  * The pipeline comes before gradients: without it everything waits. Then gradients, in unit order:
  * one in memory saves writing and reading it in every step, and units are stepped in that order,
  * with the next forward waiting for the first of them. Last further fetch slots: bytes that do not
@@ -535,6 +558,7 @@ int plan_host(struct plan *p, const struct train_config *c)
 	further.bytes = h->fetch_slot_bytes;
 	if (h->fetch_slots)
 		grow(&further, 1, host_total(h), h->budget_bytes);
+	gradients_wait(p);
 	h->total_bytes = host_total(h);
 	assert(h->total_bytes <= h->budget_bytes);
 	return 0;

@@ -44,6 +44,7 @@ struct plan_unit {
 	size_t daemon_idx; /* among the daemon's units, when it is one */
 	size_t blob_idx;   /* among blobs, with param_blob and PLACE_NVME */
 	bool grad_spilled; /* the daemon keeps its gradient on NVMe */
+	bool grad_waits;   /* in memory, for its turn: see plan_unit_grad_kept */
 	bool grad_shared;  /* its gradient gathers contributions of several phases */
 	/* In the arena, from the start of its data part, multiples of PROTOCOL_ALIGN_BYTES: */
 	uint64_t param_home_offset; /* opt_elems, when param_home is PROTOCOL_HOME_MEMORY */
@@ -128,8 +129,8 @@ struct plan {
 	/* Micro-batches that go through the phases side by side: with schedule.order: layer all of
 	 * a step (accumulation), else 1. What lives from phase to phase exists so many times. */
 	uint64_t micros;
-	/* The daemon keeps gradients of its units, for the norm or for the next micro-batch; false
-	 * when each STEP brings its gradient, and when the daemon has no units. */
+	/* The daemon keeps gradients of all its units, for the norm or for the next micro-batch;
+	 * false when a STEP can bring its gradient, and when the daemon has no units. */
 	bool grad_kept;
 	enum dtype grad_kept_type; /* of gradients that the daemon keeps, or resident ones: fp32
 				    * when accumulating, else grad_type */
@@ -172,6 +173,16 @@ static inline bool plan_unit_resident(const struct plan *plan, const struct plan
 static inline bool plan_unit_offloaded(const struct plan_unit *unit)
 {
 	return unit->place_optimizer != PLACE_NONE;
+}
+
+/*
+ * Does the daemon keep the unit's gradient? Where all are kept, for the norm or for the next
+ * micro-batch; else where there is memory for it, so that backward need not wait until the disk is
+ * through with the unit's step.
+ */
+static inline bool plan_unit_grad_kept(const struct plan *plan, const struct plan_unit *unit)
+{
+	return plan->grad_kept || unit->grad_waits;
 }
 
 /*

@@ -190,7 +190,8 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
 
 /*
  * Operations. Those on one unit, or one blob, take effect in the order submitted; those on
- * different ones in any order. Each completes once.
+ * different ones in any order: what buffers come free go to the smallest `order`, among equals to
+ * the oldest. Each completes once.
  *
  * FETCH   the unit's parameters, as of all STEPs submitted before, are in the arena: at `offset`
  *	   when they live in swap, else at the unit's param_offset; completion.offset says which.
@@ -224,7 +225,8 @@ struct protocol_submission {
 	uint32_t unit;
 	uint64_t offset; /* from the start of the arena */
 	uint64_t step;
-	uint32_t chunk, pad;
+	uint32_t chunk;
+	uint32_t order; /* among operations that can go on, the smallest goes first */
 	double lr, grad_scale;
 	uint64_t reserved;
 };

@@ -584,6 +584,7 @@ static struct protocol_submission step_of(const struct bed_session *s, unsigned 
 		.unit = u,
 		.flags = keeps ? 0 : PROTOCOL_FLAG_FROM_ARENA,
 		.offset = keeps ? 0 : s->units[u].grad_offset[0],
+		.order = (uint32_t)(s->step + 2 * u) % 3,
 		.step = s->step,
 		.lr = 1e-2 / (double)s->step,
 		.grad_scale = 0.5,

@@ -117,6 +117,7 @@ struct held {
 	uint64_t param; /* between uses */
 	uint64_t param_at[PLACE_COUNT], param_units[PLACE_COUNT];
 	uint64_t homes; /* the optimizer's own copies, apart from what phases read */
+	uint64_t kept;  /* gradients with the daemon */
 	size_t blobs, daemon;
 	bool state_swap, param_swap; /* of the daemon's units */
 };
@@ -131,6 +132,10 @@ static struct held held_by(const struct plan *p)
 		const bool is_home = offloaded && p->stage == 3 && u->place_param != PLACE_NONE;
 
 		h.opt[u->place_optimizer] += u->opt_elems;
+		if (offloaded && plan_unit_grad_kept(p, u))
+			h.kept += u->opt_elems;
+		/* What could leave with its step waits in memory for a disk only. */
+		ck_assert(!u->grad_waits || (!p->grad_kept && u->place_optimizer == PLACE_NVME));
 		h.units[u->place_optimizer]++;
 		h.param += u->param_elems;
 		h.param_at[u->place_param] += u->param_elems;
@@ -173,8 +178,8 @@ static void check_places(const struct plan *p, const struct train_config *c)
 	ck_assert_uint_eq(p->device.param_bytes, h.param_at[PLACE_NONE] * param);
 	ck_assert(p->grad_kept == (h.daemon && waits));
 	ck_assert_uint_eq(p->device.grad_bytes, h.opt[PLACE_NONE] * grad);
-	ck_assert_uint_eq(p->host.grad_bytes + p->swap.grad_bytes,
-			  waits ? (h.opt[PLACE_CPU] + h.opt[PLACE_NVME]) * grad : 0);
+	ck_assert_uint_eq(p->host.grad_bytes + p->swap.grad_bytes, h.kept * grad);
+	ck_assert(!waits || h.kept == h.opt[PLACE_CPU] + h.opt[PLACE_NVME]);
 	ck_assert_uint_eq(p->daemon_units, h.daemon);
 	ck_assert_uint_eq(p->swap.act_bytes, p->place_activations == PLACE_NVME
 						     ? p->act_count * p->device.act_bytes
