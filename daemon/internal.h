@@ -25,6 +25,7 @@
 #define PART_BIT(part) (1u << (part))
 
 struct op;
+struct early;
 
 /* The operations on one unit or one blob, which take effect in turn: the head is active. */
 struct lane {
@@ -50,13 +51,18 @@ struct op {
 	uint64_t started, done; /* of `count` */
 };
 
+/* Whether a task was read ahead of its operation; early.c has the picture. */
+enum early_state { EARLY_NONE, EARLY_READING, EARLY_HELD, EARLY_DROPPED, EARLY_TAKEN };
+
 /* One chunk of an operation on its way: reads, work, writes. */
 struct task {
 	struct session *session;
-	struct op *op;
-	struct task *next_free;
+	struct op *op;                /* NULL while it is read ahead, or held */
+	const struct unit_plan *unit; /* NULL for blobs */
+	struct task *next;            /* in the free list, or in its unit's of those read ahead */
 	uint64_t chunk;
 	uint8_t *buffer; /* NULL unless op->buffered */
+	enum early_state early;
 	enum { TASK_READ, TASK_COMPUTE, TASK_WRITE } phase;
 	unsigned transfers; /* that have not completed */
 	struct nvme_io io[PART_COUNT];
@@ -69,6 +75,14 @@ struct session_trace {
 	struct trace_lane *session;
 	struct trace_lane *queues[PROTOCOL_PATHS_MAX]; /* a swap directory each */
 	struct trace_lane **threads;                   /* a pool thread each */
+};
+
+/* What is read ahead of steps. */
+struct early_all {
+	struct early *units;   /* each */
+	struct early *wanting; /* those of which more is to be read, in the order asked for */
+	uint32_t tasks;        /* that have a buffer, those being read included */
+	uint32_t reading, dropped, tasks_max;
 };
 
 struct session {
@@ -100,6 +114,7 @@ struct session {
 	uint32_t unbuffered_computes, unbuffered_computes_max;
 	uint8_t **free_buffers;
 	uint32_t free_buffer_count;
+	struct early_all early;
 	struct session_trace trace;
 	uint32_t io_busy, jobs_busy; /* tasks that wait for the disk, and for the pool */
 
@@ -146,6 +161,33 @@ void pipeline_job_done(struct session *s, struct pool_job *job);
 
 /* Starts what can be started, completes what is done. Returns whether anything changed. */
 bool pipeline_run(struct session *s);
+
+/* A task with a buffer; both must be free. Counts as busy, has no operation yet. */
+struct task *pipeline_task_take(struct session *s);
+/* Task and buffer are free again. */
+void pipeline_task_free(struct task *t);
+/* Starts reading `parts` of the task's chunk into its buffer. */
+void pipeline_read(struct task *t, uint8_t parts);
+
+/* early.c */
+
+int early_open(struct session *s, struct err *err);
+void early_free(struct session *s);
+/* PREPARE of a unit is at the head of its lane. */
+void early_prepare(struct session *s, const struct unit_plan *unit);
+/* Reads ahead what there is time and room for; no operation wants to start a chunk. */
+bool early_run(struct session *s);
+/*
+ * The task of the STEP's next chunk, when it was read ahead; NULL when not. It may still be being
+ * read (EARLY_TAKEN). Its operation is the caller's to set.
+ */
+struct task *early_take(struct session *s, struct op *op);
+/* What a task of any state but EARLY_NONE read is there. Returns whether an operation goes on. */
+bool early_arrived(struct task *t);
+/* Nothing is read ahead of the unit any more. Returns false while a read has yet to end. */
+bool early_drop(struct session *s, const struct unit_plan *unit);
+/* An operation lacks a buffer: gives up a chunk if that is needed for it to come by one. */
+void early_reclaim(struct session *s);
 
 /* pipeline_check.c */
 

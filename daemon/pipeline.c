@@ -80,16 +80,17 @@ int pipeline_open(struct session *s, struct err *err)
 	for (uint32_t i = 0; i < s->task_count; i++) {
 		s->tasks[i].session = s;
 		s->tasks[i].job.run = compute_run;
-		s->tasks[i].next_free = s->free_tasks;
+		s->tasks[i].next = s->free_tasks;
 		s->free_tasks = &s->tasks[i];
 	}
 	buffers_open(s);
-	return 0;
+	return early_open(s, err);
 }
 
 void pipeline_free(struct session *s)
 {
 	assert(s->tasks_busy == 0);
+	early_free(s);
 	free(s->ops);
 	free(s->tasks);
 	free(s->unit_lanes);
@@ -100,20 +101,46 @@ void pipeline_free(struct session *s)
 
 /* Tasks. */
 
+void pipeline_task_free(struct task *t)
+{
+	struct session *s = t->session;
+
+	if (t->buffer)
+		s->free_buffers[s->free_buffer_count++] = t->buffer;
+	t->buffer = NULL;
+	t->op = NULL;
+	t->next = s->free_tasks;
+	s->free_tasks = t;
+}
+
+static struct task *task_take(struct session *s)
+{
+	struct task *t = s->free_tasks;
+
+	s->free_tasks = t->next;
+	s->tasks_busy++;
+	t->phase = TASK_READ;
+	return t;
+}
+
+struct task *pipeline_task_take(struct session *s)
+{
+	struct task *t = task_take(s);
+
+	t->buffer = s->free_buffers[--s->free_buffer_count];
+	return t;
+}
+
 static void task_end(struct task *t)
 {
 	struct session *s = t->session;
 	struct op *op = t->op;
 
 	op->done++;
-	if (t->buffer)
-		s->free_buffers[s->free_buffer_count++] = t->buffer;
-	else if (op->compute)
+	if (!t->buffer && op->compute)
 		s->unbuffered_computes--;
 	s->tasks_busy--;
-	t->op = NULL;
-	t->next_free = s->free_tasks;
-	s->free_tasks = t;
+	pipeline_task_free(t);
 }
 
 static void transfer_begin(struct task *t, enum part part, bool write)
@@ -123,11 +150,11 @@ static void transfer_begin(struct task *t, enum part part, bool write)
 	struct nvme_io *io = &t->io[part];
 
 	*io = (struct nvme_io){
-		.object = op->buffered ? op->unit->object[part] : op->object,
+		.object = t->buffer ? t->unit->object[part] : op->object,
 		.extent = (uint32_t)t->chunk,
 		.write = write,
-		.buf = op->buffered ? t->buffer + s->plan->buffer_offset[part]
-				    : s->arena + op->sub.offset + t->chunk * op->stride_bytes,
+		.buf = t->buffer ? t->buffer + s->plan->buffer_offset[part]
+				 : s->arena + op->sub.offset + t->chunk * op->stride_bytes,
 		.done = transfer_done,
 		.context = t,
 		.timed = s->trace.recorder && trace_recording(s->trace.session),
@@ -135,13 +162,19 @@ static void transfer_begin(struct task *t, enum part part, bool write)
 	nvme_submit(s->store, io);
 }
 
+/* Those of a task that waits for none, or more of them. */
 static void transfers_begin(struct task *t, uint8_t parts, bool write)
 {
-	t->transfers = (unsigned)__builtin_popcount(parts);
-	t->session->io_busy++;
+	t->session->io_busy += t->transfers == 0;
+	t->transfers += (unsigned)__builtin_popcount(parts);
 	for (int part = 0; part < PART_COUNT; part++)
 		if (parts & PART_BIT(part))
 			transfer_begin(t, part, write);
+}
+
+void pipeline_read(struct task *t, uint8_t parts)
+{
+	transfers_begin(t, parts, false);
 }
 
 /* The task's phase is over: the next one that its operation has. */
@@ -176,7 +209,8 @@ static void transfer_done(struct nvme_io *io, int rc)
 	if (--t->transfers > 0)
 		return;
 	s->io_busy--;
-	task_advance(t);
+	if (t->early == EARLY_NONE || early_arrived(t))
+		task_advance(t);
 }
 
 void pipeline_job_done(struct session *s, struct pool_job *job)
@@ -185,22 +219,41 @@ void pipeline_job_done(struct session *s, struct pool_job *job)
 	task_advance((struct task *)(void *)((char *)job - offsetof(struct task, job)));
 }
 
+/* A STEP's next chunk was read ahead: what is missing is a gradient on disk. */
+static void task_go_on(struct task *t, struct op *op)
+{
+	uint8_t missing = op->reads & PART_BIT(PART_GRAD);
+
+	t->op = op;
+	op->started++;
+	if (missing)
+		transfers_begin(t, missing, false);
+	else if (t->early == EARLY_NONE)
+		task_advance(t);
+}
+
 /* Starts the operation's next chunk; false when something that it needs is not free. */
 static bool task_start(struct session *s, struct op *op)
 {
-	struct task *t = s->free_tasks;
 	bool unbuffered_compute = op->compute && !op->buffered;
+	struct task *t;
 
-	if (!t || (op->buffered && s->free_buffer_count == 0) ||
+	if (op->buffered && op->sub.op == PROTOCOL_OP_IMPORT && !early_drop(s, op->unit))
+		return false;
+	if (op->buffered && op->sub.op == PROTOCOL_OP_STEP && (t = early_take(s, op))) {
+		task_go_on(t, op);
+		return true;
+	}
+	if (op->buffered && s->free_buffer_count == 0)
+		early_reclaim(s);
+	if (!s->free_tasks || (op->buffered && s->free_buffer_count == 0) ||
 	    (unbuffered_compute && s->unbuffered_computes == s->unbuffered_computes_max))
 		return false;
-	s->free_tasks = t->next_free;
-	s->tasks_busy++;
+	t = op->buffered ? pipeline_task_take(s) : task_take(s);
 	s->unbuffered_computes += unbuffered_compute;
 	t->op = op;
+	t->unit = op->unit;
 	t->chunk = op->first + op->started++;
-	t->buffer = op->buffered ? s->free_buffers[--s->free_buffer_count] : NULL;
-	t->phase = TASK_READ;
 	if (op->reads)
 		transfers_begin(t, op->reads, false);
 	else
@@ -301,12 +354,13 @@ void pipeline_accept(struct session *s, const struct protocol_submission *sub)
 bool pipeline_run(struct session *s)
 {
 	struct op *op, *next;
-	bool changed = false;
+	bool changed = false, waiting = false;
 
 	for (op = s->active_head; op; op = next) {
 		while (!s->failure.code && op->started < op->count && task_start(s, op))
 			changed = true;
 		if (op->done < op->started || (op->started < op->count && !s->failure.code)) {
+			waiting |= op->started < op->count;
 			next = op->active_next;
 			continue;
 		}
@@ -315,8 +369,10 @@ bool pipeline_run(struct session *s)
 		lane_advance(s, op->lane);
 		next = op->active_next;
 		active_remove(s, op);
+		if (op->sub.op == PROTOCOL_OP_PREPARE && !s->failure.code)
+			early_prepare(s, op->unit);
 		op_complete(s, op);
 		changed = true;
 	}
-	return changed;
+	return (!waiting && early_run(s)) || changed;
 }

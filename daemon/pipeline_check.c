@@ -12,6 +12,7 @@
  *	EXPORT    param state      join                            a buffer
  *	STORE                                     blob             the arena itself
  *	LOAD      blob                                             the arena itself
+ *	PREPARE   (early.c)
  *
  * Parts that live in memory are neither read nor written; an operation of such parts only needs no
  * buffer.
@@ -33,7 +34,7 @@ static const char *const op_names[] = {
 	[PROTOCOL_OP_FETCH] = "FETCH",   [PROTOCOL_OP_GRAD] = "GRAD",
 	[PROTOCOL_OP_STEP] = "STEP",     [PROTOCOL_OP_IMPORT] = "IMPORT",
 	[PROTOCOL_OP_EXPORT] = "EXPORT", [PROTOCOL_OP_STORE] = "STORE",
-	[PROTOCOL_OP_LOAD] = "LOAD",
+	[PROTOCOL_OP_LOAD] = "LOAD",     [PROTOCOL_OP_PREPARE] = "PREPARE",
 };
 
 static int bad(const struct op *op, struct err *err, const char *what)
@@ -170,16 +171,25 @@ static int blob_plan(const struct session *s, struct op *op, struct err *err)
 	return 0;
 }
 
+/* No chunk to move: it takes effect when its turn comes. */
+static int prepare_plan(const struct session *s, struct op *op, struct err *err)
+{
+	(void)s;
+	(void)op;
+	(void)err;
+	return 0;
+}
+
 int op_plan(const struct session *s, struct op *op, struct err *err)
 {
 	static int (*const plans[])(const struct session *, struct op *, struct err *) = {
 		[PROTOCOL_OP_FETCH] = fetch_plan,     [PROTOCOL_OP_GRAD] = grad_plan,
 		[PROTOCOL_OP_STEP] = step_plan,       [PROTOCOL_OP_IMPORT] = transfer_plan,
-		[PROTOCOL_OP_EXPORT] = transfer_plan,
+		[PROTOCOL_OP_EXPORT] = transfer_plan, [PROTOCOL_OP_PREPARE] = prepare_plan,
 	};
 	uint32_t kind = op->sub.op;
 
-	if (kind < PROTOCOL_OP_FETCH || kind > PROTOCOL_OP_LOAD)
+	if (kind < PROTOCOL_OP_FETCH || kind > PROTOCOL_OP_PREPARE)
 		return err_set(err, ERR_PROTOCOL, "protocol error: operation %u is not known",
 			       kind);
 	if (kind == PROTOCOL_OP_STORE || kind == PROTOCOL_OP_LOAD)

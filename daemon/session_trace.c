@@ -109,23 +109,21 @@ void session_trace_free(struct session *s)
 
 void session_trace_transfer(const struct task *t, const struct nvme_io *io)
 {
-	const struct op *op = t->op;
+	const struct session_plan *p = t->session->plan;
 	size_t part = (size_t)(io - t->io);
 	struct trace_event event = {
 		.name = io->write ? write_names[part] : read_names[part],
 		.begin_ns = io->started_ns,
 		.end_ns = io->ended_ns,
 		.bytes = io->len,
-		.unit = op->sub.unit,
+		.unit = t->unit ? (uint32_t)(t->unit - p->units) : TRACE_NO_UNIT,
 		.state = TRACE_BUSY,
 	};
 
 	if (io->started_ns == 0 || io->ended_ns == 0)
 		return;
-	if (!op->unit) {
+	if (!t->unit)
 		event.name = io->write ? "write blob" : "read blob";
-		event.unit = TRACE_NO_UNIT;
-	}
 	trace_add(t->session->trace.queues[io->path], &event);
 }
 

@@ -31,7 +31,7 @@
 #include "common/ring.h"
 
 #define PROTOCOL_MAGIC   0x66667364u /* "dsff" */
-#define PROTOCOL_VERSION 3u
+#define PROTOCOL_VERSION 4u
 
 #define PROTOCOL_PACKET_MAX 131072u
 #define PROTOCOL_UNITS_MAX  1024u
@@ -204,6 +204,9 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
  *	   each of the chunk's elements, one behind the other.
  * EXPORT  the same, out.
  * STORE   blob `unit` from `offset`; LOAD: blob `unit` to `offset`. In swap only.
+ * PREPARE a STEP of the unit will come: what it reads of parameters and state may be read ahead, from
+ *	   the first chunk on, while disk and buffers are not wanted otherwise. Completes at once, and
+ *	   changes nothing but time. The unit must have been imported.
  */
 enum protocol_op {
 	PROTOCOL_OP_FETCH = 1,
@@ -213,6 +216,7 @@ enum protocol_op {
 	PROTOCOL_OP_EXPORT,
 	PROTOCOL_OP_STORE,
 	PROTOCOL_OP_LOAD,
+	PROTOCOL_OP_PREPARE,
 };
 
 #define PROTOCOL_FLAG_FIRST      1u
