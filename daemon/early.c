@@ -54,8 +54,6 @@ int early_open(struct session *s, struct err *err)
 		return err_sys(err, -ENOMEM, "allocating what is read ahead");
 	for (uint32_t u = 0; u < count; u++)
 		all->units[u].unit = &s->plan->units[u];
-	/* Half of the tasks are left to operations, however many buffers there are. */
-	all->tasks_max = s->task_count / 2;
 	return 0;
 }
 

@@ -59,10 +59,11 @@ struct task {
 	struct session *session;
 	struct op *op;                /* NULL while it is read ahead, or held */
 	const struct unit_plan *unit; /* NULL for blobs */
-	struct task *next;            /* in the free list, or in its unit's of those read ahead */
+	struct task *next; /* in the free list, its unit's of those read ahead, or writes */
 	uint64_t chunk;
 	uint8_t *buffer; /* NULL unless op->buffered */
 	enum early_state early;
+	bool reading; /* one of reads_busy */
 	enum { TASK_READ, TASK_COMPUTE, TASK_WRITE } phase;
 	unsigned transfers; /* that have not completed */
 	struct nvme_io io[PART_COUNT];
@@ -112,6 +113,8 @@ struct session {
 	struct task *tasks, *free_tasks;
 	uint32_t task_count, tasks_busy;
 	uint32_t unbuffered_computes, unbuffered_computes_max;
+	struct task *write_head, *write_tail; /* that wait to be written */
+	uint32_t reads_busy, writes_busy;     /* tasks of operations that use their buffer so */
 	uint8_t **free_buffers;
 	uint32_t free_buffer_count;
 	struct early_all early;

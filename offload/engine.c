@@ -163,7 +163,7 @@ static int units_alloc(struct engine *e, struct err *err)
 		int rc;
 
 		s->replica = replica_of(p, u);
-		s->fetch_id = s->store_id = s->step_id = ENGINE_NO_ID;
+		s->fetch_id = s->store_id = s->step_id = s->prepare_id = ENGINE_NO_ID;
 		s->fetch_slot = -1;
 		rc = device_event_open(e->device, &s->replica_written, err);
 		if (rc == 0 && (s->replica == REPLICA_WHOLE || s->replica == REPLICA_PART))
@@ -480,17 +480,22 @@ int engine_step_begin(struct engine *e, uint64_t step, double lr, struct err *er
 	e->step = step;
 	e->lr = lr;
 	e->micro = 0;
+	e->prepared = false;
 	return 0;
 }
 
 int engine_pass_begin(struct engine *e, enum engine_pass pass, struct err *err)
 {
+	int rc;
+
 	e->pass = pass;
 	e->phases = pass == ENGINE_TRAIN ? e->arch->train : e->arch->eval;
 	e->phase_count = pass == ENGINE_TRAIN ? e->arch->train_count : e->arch->eval_count;
 	e->phase = e->column = 0;
 	e->width = pass == ENGINE_TRAIN ? e->plan->micros : 1;
 	e->wraps = pass == ENGINE_TRAIN && e->micro + e->width < e->plan->accumulation;
+	if (pass == ENGINE_TRAIN && (rc = steps_prepare(e, e->plan->unit_count, err)) < 0)
+		return rc;
 	return acts_reset(e, err);
 }
 
@@ -595,6 +600,7 @@ int engine_sync(struct engine *e, struct err *err)
 			return rc;
 	for (size_t u = 0; u < e->plan->unit_count; u++)
 		if ((rc = engine_settle(e, &e->units[u].step_id, NULL, err)) < 0 ||
+		    (rc = engine_settle(e, &e->units[u].prepare_id, NULL, err)) < 0 ||
 		    (rc = engine_settle(e, &e->units[u].store_id, NULL, err)) < 0)
 			return rc;
 	return 0;

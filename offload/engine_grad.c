@@ -6,7 +6,8 @@
  * optimizer: copied out for the daemon, or kept in device memory. Where nothing needs a global norm
  * the copy-out stream sends the unit's STEP along with its last gradient, during backward. The
  * daemon puts a STEP off for one of a unit that the next forward needs sooner: backward ends with
- * the unit that is needed first.
+ * the unit that is needed first. Where a norm is needed all STEPs come after backward, in that
+ * order, and the daemon is told before (PREPARE), so that it reads ahead for the first of them.
  *
  * A pass of several micro-batches adds a unit's reduced gradients up in a part buffer, in the
  * order of micro-batches, and sends the sum out once. Each is begun from zero, reduced, and then
@@ -280,13 +281,50 @@ int grad_end(struct engine *e, int u, struct err *err)
 {
 	struct grad_buffer *b = buffer_of(e, u);
 	struct part_buffer *part = reduce(e, u, b);
+	int rc;
 
 	if (!unit_offloaded(e, (size_t)u)) {
 		keep_on_device(e, u, part);
 		return 0;
 	}
 	part = add_up(e, u, part);
-	return part ? send_out(e, u, part, err) : 0;
+	rc = part ? send_out(e, u, part, err) : 0;
+	return rc < 0 ? rc : steps_prepare(e, (size_t)u, err);
+}
+
+/* Does a gradient that comes after unit u's go through the daemon's chunk buffers? */
+static bool buffers_needed(const struct engine *e, size_t u)
+{
+	for (size_t i = 0; i < u && e->plan->accumulation > e->plan->micros; i++)
+		if (e->plan->units[i].grad_spilled)
+			return true;
+	return false;
+}
+
+int steps_prepare(struct engine *e, size_t u, struct err *err)
+{
+	const struct plan *p = e->plan;
+	uint64_t chunks = 0;
+
+	if (e->prepared || !clips(e) || e->wraps || buffers_needed(e, u))
+		return 0;
+	e->prepared = true;
+	/* As far as buffers can reach. */
+	for (size_t i = 0; i < p->unit_count && chunks < p->host.chunk_buffers; i++) {
+		struct protocol_submission op = {.op = PROTOCOL_OP_PREPARE};
+		int rc;
+
+		if (!unit_offloaded(e, i) || p->units[i].state_home != PROTOCOL_HOME_SWAP)
+			continue;
+		op.unit = daemon_idx(e, (int)i);
+		chunks += (p->units[i].opt_elems + p->chunk_elems - 1) / p->chunk_elems;
+		rc = engine_settle(e, &e->units[i].prepare_id, NULL, err);
+		if (rc == 0)
+			rc = client_submit(e->client, &op, &e->units[i].prepare_id, err);
+		if (rc < 0)
+			return err_add(err, "preparing the step of unit %zu", i);
+	}
+	return 0;
 }
 
 /* Waits for every gradient on its way to the daemon; with clipping their sums are known then. */

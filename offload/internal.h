@@ -108,6 +108,7 @@ struct unit_state {
 	struct store store;
 	struct device_event *replica_written; /* device -> REPLICA_REGION */
 	uint32_t step_id;                     /* the last STEP */
+	uint32_t prepare_id;                  /* the last PREPARE */
 	double sumsq;                         /* of this rank's norm range */
 	/* optimizer on the device */
 	void *grad;
@@ -170,6 +171,7 @@ struct engine {
 	uint64_t micro;       /* of the step */
 	uint64_t step;
 	double lr;
+	bool prepared; /* the daemon knows which STEPs will come first */
 
 	/* pieces */
 	char *staging;
@@ -278,6 +280,11 @@ int unit_write_back(struct engine *e, int u, int slot, struct err *err);
 
 int grad_begin(struct engine *e, int u, float **ret, struct err *err);
 int grad_end(struct engine *e, int u, struct err *err);
+/*
+ * Where all steps wait for the norm: tells the daemon, once a step, which will come first, so that
+ * it can read ahead. Nothing happens as long as gradients of units before `u` need chunk buffers.
+ */
+int steps_prepare(struct engine *e, size_t u, struct err *err);
 
 /*
  * After the partition of unit u in (gather slot `slot`, or resident) was changed on the compute

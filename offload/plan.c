@@ -41,6 +41,9 @@
 #define SMALL_BYTES    (64u << 10)
 #define EXCHANGE_BYTES 4096u
 
+/* The daemon's tasks, of which half may be read ahead, are fewer than twice this. */
+#define CHUNK_BUFFERS_MAX 2048
+
 #define RING_SLOTS_MIN 256 /* operations in flight: a handful for each slot and buffer below */
 /* One being stored, one being loaded, one being used; where stores and loads go on at once, as
  * they do with several micro-batches side by side, one more, which no load may take. */
@@ -518,6 +521,27 @@ static void gradients_wait(struct plan *p)
 }
 
 /*
+ * Where all steps wait for the norm, the disk has nothing to do for them during backward but to read
+ * ahead, as much as there are chunk buffers. All other memory does more for a step, so that this
+ * gets what is left.
+ */
+static void chunks_ahead(struct plan *p, const struct train_config *c)
+{
+	struct plan_host *h = &p->host;
+	struct knob ahead = {&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers};
+	uint64_t chunks = 0;
+
+	if (c->optimizer.clip == 0)
+		return;
+	for (size_t i = 0; i < p->unit_count; i++)
+		if (p->units[i].state_home == PROTOCOL_HOME_SWAP)
+			chunks += (p->units[i].opt_elems + p->chunk_elems - 1) / p->chunk_elems;
+	ahead.wanted = min_u64(h->chunk_buffers + chunks, CHUNK_BUFFERS_MAX);
+	if (chunks > 0)
+		grow(&ahead, 1, host_total(h), h->budget_bytes);
+}
+
+/*
  * The pipeline comes before gradients: without it everything waits. Then gradients, in unit order:
  * one in memory saves writing and reading it in every step, and units are stepped in that order,
  * with the next forward waiting for the first of them. Last further fetch slots: bytes that do not
@@ -559,6 +583,7 @@ int plan_host(struct plan *p, const struct train_config *c)
 	if (h->fetch_slots)
 		grow(&further, 1, host_total(h), h->budget_bytes);
 	gradients_wait(p);
+	chunks_ahead(p, c);
 	h->total_bytes = host_total(h);
 	assert(h->total_bytes <= h->budget_bytes);
 	return 0;

@@ -235,6 +235,10 @@ static struct record_push push_of(const struct record_session *s,
 			record_writes(&push.list, s->arena + op->offset,
 				      param_bytes(s, s->units[op->unit].elems));
 		return push;
+	case PROTOCOL_OP_PREPARE:
+		push.what = "PREPARE";
+		push.effects = RECORD_READS_STATE;
+		return push;
 	case PROTOCOL_OP_GRAD:
 	case PROTOCOL_OP_STEP:
 		grad_of(s, op, &push);

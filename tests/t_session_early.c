@@ -36,7 +36,7 @@
 #define MEMORY_UNIT  3u
 #define SPILLED_UNIT 2u
 #define SCRIPT_MAX   400u
-#define WAIT_MS      20000
+#define WAIT_MS      90000
 
 /* The k-th checksum fails while it is not 0. */
 static _Atomic int fail_at;
