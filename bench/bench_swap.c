@@ -40,7 +40,7 @@
 #include "common/ring.h"
 #include "common/shm.h"
 #include "daemon/session.h"
-#include "kernels/adam.h"
+#include "kernels/optimizer.h"
 
 #define UNITS        16u
 #define SLOTS        64u
@@ -72,13 +72,13 @@ struct figure {
 static _Atomic bool arithmetic = true;
 static _Atomic uint64_t skipped;
 
-void __real_adam_host_step(const struct adam *a);
-void __wrap_adam_host_step(const struct adam *a);
+void __real_optimizer_host_step(const struct optimizer_step *a);
+void __wrap_optimizer_host_step(const struct optimizer_step *a);
 
-void __wrap_adam_host_step(const struct adam *a)
+void __wrap_optimizer_host_step(const struct optimizer_step *a)
 {
 	if (atomic_load_explicit(&arithmetic, memory_order_relaxed))
-		__real_adam_host_step(a);
+		__real_optimizer_host_step(a);
 	else
 		atomic_fetch_add_explicit(&skipped, a->count, memory_order_relaxed);
 }
@@ -334,7 +334,7 @@ struct memory {
 
 static void adam_run(struct pool_job *job)
 {
-	__real_adam_host_step(&((struct adam_job *)(void *)job)->adam);
+	adam_host_step(&((struct adam_job *)(void *)job)->adam);
 }
 
 static void adam_of(const struct shape *shape, uint8_t *at, uint64_t count, struct adam *ret)
@@ -487,7 +487,7 @@ static void measure(struct bench *b, struct memory *m, unsigned rounds)
 	}
 	if (atomic_load_explicit(&skipped, memory_order_relaxed) !=
 	    2 * rounds * UNITS * b->shape.unit_elems)
-		die("I/O alone", "a step went past adam_host_step");
+		die("I/O alone", "a step went past optimizer_host_step");
 	printf("{\"precision\":\"%s\",\"params\":%llu,\"extent_bytes\":%llu,\"buffers\":%u,"
 	       "\"threads\":%u,\"step_s\":%.4f,\"io_s\":%.4f,\"adam_s\":%.4f,"
 	       "\"cpu_bound_s\":%.4f,\"step_cpu_s\":%.4f,\"ratio\":%.4f}\n",

@@ -5,4 +5,4 @@ BENCHES += bench_nvme
 bench_nvme_USES := nvme common
 BENCHES += bench_swap
 bench_swap_USES := daemon nvme kernels common
-bench_swap_WRAP := adam_host_step
+bench_swap_WRAP := optimizer_host_step

@@ -93,6 +93,9 @@ static void step(struct task *t)
 	};
 
 	optimizer_host_step(&o);
+	if (t->fetch)
+		memcpy(s->arena + t->fetch->sub.offset + session_part_bytes(p, PART_PARAM, c.first),
+		       c.param, session_part_bytes(p, PART_PARAM, c.count));
 	atomic_fetch_add_explicit(&s->adam_ns, session_now_ns() - began, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->stepped_elems, c.count, memory_order_relaxed);
 }

@@ -30,6 +30,9 @@ struct early;
 /* The operations on one unit or one blob, which take effect in turn: the head is active. */
 struct lane {
 	struct op *head, *tail;
+	/* Of a unit: whether a chunk of the first FETCH behind the head, or of the head, has been
+	 * handed over. */
+	bool *handed;
 };
 
 /* How an operation moves and works; what op_plan (pipeline.c) made of the submission. */
@@ -47,8 +50,9 @@ struct op {
 	uint64_t stride_bytes; /* ... and how far apart its chunks are in the arena */
 	struct optimizer_scalars scalars;
 
-	uint64_t first, count;  /* chunks, or extents of a blob */
-	uint64_t started, done; /* of `count` */
+	uint64_t first, count;    /* chunks, or extents of a blob */
+	uint64_t started, handed; /* of `count`; a FETCH's from the step before it */
+	uint32_t tasks;           /* under way */
 };
 
 /* Whether a task was read ahead of its operation; early.c has the picture. */
@@ -63,7 +67,8 @@ struct task {
 	uint64_t chunk;
 	uint8_t *buffer; /* NULL unless op->buffered */
 	enum early_state early;
-	bool reading; /* one of reads_busy */
+	struct op *fetch; /* takes the parameters that the step makes; NULL: nobody does */
+	bool reading;     /* one of reads_busy */
 	enum { TASK_READ, TASK_COMPUTE, TASK_WRITE } phase;
 	unsigned transfers; /* that have not completed */
 	struct nvme_io io[PART_COUNT];
@@ -107,6 +112,7 @@ struct session {
 	struct pool_client pool_client;
 
 	struct lane *unit_lanes, *blob_lanes;
+	bool *handed; /* of all units' lanes */
 	struct op *ops, *free_ops;
 	struct op *active_head, *active_tail;
 	uint32_t op_count; /* accepted and not completed */

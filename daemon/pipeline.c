@@ -20,11 +20,14 @@
  *     before the last one ended.
  *  2. A task holds what it needs (itself and, if its operation is buffered, one buffer) from its
  *     start, and waits for nothing but transfers and threads: whatever was started ends.
- *  3. Nothing is allocated after pipeline_open. At most ring_slots operations are accepted and not
+ *  3. An operation takes effect after those before it in its lane, and completes after them, but
+ *     for a FETCH: it completes as soon as its parameters are there, when each of its chunks was
+ *     handed over by the STEP before it.
+ *  4. Nothing is allocated after pipeline_open. At most ring_slots operations are accepted and not
  *     completed, so each finds its place in ops and in the completion ring.
- *  4. Of tasks with buffers READS_MAX at most are read, not counting those read ahead, and
+ *  5. Of tasks with buffers READS_MAX at most are read, not counting those read ahead, and
  *     WRITES_MAX written; others wait for that, to be written in order, only while so many are.
- *  5. After a failure no task goes on to another phase, and every operation completes with the
+ *  6. After a failure no task goes on to another phase, and every operation completes with the
  *     failure's code as soon as it has no task.
  */
 #include "daemon/internal.h"
@@ -32,6 +35,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Work on memory alone is handed to the pool this many chunks ahead of each thread. */
 #define COMPUTES_PER_THREAD 2u
@@ -47,6 +51,8 @@
 #define WRITES_MAX 4u
 
 static void transfer_done(struct nvme_io *io, int rc);
+static struct op *fetch_behind(const struct op *op);
+static void op_complete(struct session *s, struct op *op);
 
 static uint32_t tasks_wanted(const struct session *s)
 {
@@ -69,6 +75,26 @@ static void buffers_open(struct session *s)
 			s->own + p->buffers_offset + i * p->buffer_bytes;
 }
 
+static int lanes_open(struct session *s)
+{
+	const struct protocol_open *o = &s->plan->open;
+	uint64_t chunks = 0;
+
+	s->unit_lanes = calloc(o->unit_count + 1, sizeof(*s->unit_lanes));
+	s->blob_lanes = calloc(o->blob_count + 1, sizeof(*s->blob_lanes));
+	for (uint32_t u = 0; u < o->unit_count; u++)
+		chunks += s->plan->units[u].chunk_count;
+	s->handed = calloc(chunks + 1, sizeof(*s->handed));
+	if (!s->unit_lanes || !s->blob_lanes || !s->handed)
+		return -ENOMEM;
+	chunks = 0;
+	for (uint32_t u = 0; u < o->unit_count; u++) {
+		s->unit_lanes[u].handed = s->handed + chunks;
+		chunks += s->plan->units[u].chunk_count;
+	}
+	return 0;
+}
+
 int pipeline_open(struct session *s, struct err *err)
 {
 	const struct protocol_open *o = &s->plan->open;
@@ -79,12 +105,9 @@ int pipeline_open(struct session *s, struct err *err)
 	s->early.tasks_max = s->task_count < TASKS_MAX ? o->chunk_buffers : TASKS_MAX / 2;
 	s->ops = calloc(o->ring_slots, sizeof(*s->ops));
 	s->tasks = calloc(s->task_count, sizeof(*s->tasks));
-	s->unit_lanes = calloc(o->unit_count + 1, sizeof(*s->unit_lanes));
-	s->blob_lanes = calloc(o->blob_count + 1, sizeof(*s->blob_lanes));
 	s->sums = calloc(s->plan->sums_count + 1, sizeof(*s->sums));
 	s->free_buffers = calloc(o->chunk_buffers + 1, sizeof(uint8_t *));
-	if (!s->ops || !s->tasks || !s->unit_lanes || !s->blob_lanes || !s->sums ||
-	    !s->free_buffers)
+	if (!s->ops || !s->tasks || !s->sums || !s->free_buffers || lanes_open(s) < 0)
 		return err_sys(err, -ENOMEM, "allocating the session's operations");
 	for (uint32_t i = 0; i < o->ring_slots; i++) {
 		s->ops[i].next = s->free_ops;
@@ -108,6 +131,7 @@ void pipeline_free(struct session *s)
 	free(s->tasks);
 	free(s->unit_lanes);
 	free(s->blob_lanes);
+	free(s->handed);
 	free(s->sums);
 	free(s->free_buffers);
 }
@@ -149,7 +173,7 @@ static void task_end(struct task *t)
 	struct session *s = t->session;
 	struct op *op = t->op;
 
-	op->done++;
+	op->tasks--;
 	if (!t->buffer && op->compute)
 		s->unbuffered_computes--;
 	s->tasks_busy--;
@@ -238,6 +262,7 @@ static void task_advance(struct task *t)
 		task_end(t);
 	} else if (t->phase < TASK_COMPUTE && op->compute) {
 		t->phase = TASK_COMPUTE;
+		t->fetch = fetch_behind(op);
 		s->jobs_busy++;
 		pool_submit(&s->pool_client, &t->job);
 	} else if (t->phase < TASK_WRITE && op->writes) {
@@ -246,6 +271,90 @@ static void task_advance(struct task *t)
 	} else {
 		task_end(t);
 	}
+}
+
+/*
+ * Parameters handed over. Of a unit whose parameters are in swap the FETCH behind a STEP takes each
+ * chunk from the thread that has just stepped it, or from its buffer as long as that waits to be
+ * written: it need neither be read again nor wait until it is written. Chunks that are on the disk
+ * alone are read, when the FETCH's turn comes.
+ */
+
+/* Whom a chunk of `op` that is about to be computed is to be handed to; NULL: to nobody. */
+static struct op *fetch_behind(const struct op *op)
+{
+	struct op *next = op->next;
+
+	if (op->sub.op != PROTOCOL_OP_STEP)
+		return NULL;
+	while (next && next->sub.op == PROTOCOL_OP_PREPARE)
+		next = next->next;
+	return next && next->sub.op == PROTOCOL_OP_FETCH && next->count > 0 ? next : NULL;
+}
+
+/* Out of the middle of its lane, complete before what is in front of it. */
+static void fetch_complete(struct session *s, struct op *fetch)
+{
+	struct lane *lane = fetch->lane;
+	struct op *before = lane->head;
+
+	while (before->next != fetch)
+		before = before->next;
+	before->next = fetch->next;
+	if (lane->tail == fetch)
+		lane->tail = before;
+	op_complete(s, fetch);
+}
+
+static void hand_over(struct task *t)
+{
+	struct op *fetch = t->fetch;
+
+	t->fetch = NULL;
+	fetch->lane->handed[t->chunk] = true;
+	if (++fetch->handed == fetch->count)
+		fetch_complete(t->session, fetch);
+}
+
+/* Of a chunk that was stepped before the FETCH came, and still lies in its buffer. */
+static void hand_over_stepped(struct task *t, struct op *fetch)
+{
+	struct session *s = t->session;
+	uint64_t elems = unit_chunk_elems(s->plan, t->unit, t->chunk);
+
+	memcpy(s->arena + fetch->sub.offset + t->chunk * fetch->stride_bytes,
+	       t->buffer + s->plan->buffer_offset[PART_PARAM],
+	       session_part_bytes(s->plan, PART_PARAM, elems));
+	t->fetch = fetch;
+	hand_over(t);
+}
+
+/* A FETCH came: what is still in buffers of a STEP before it is handed over now. */
+static void hand_over_written(struct session *s, struct op *fetch)
+{
+	struct op *step = fetch->lane->head;
+
+	if (fetch_behind(step) != fetch)
+		return;
+	for (uint32_t i = 0; i < s->task_count && step->tasks > 0; i++) {
+		struct task *t = &s->tasks[i];
+
+		if (t->op != step || t->phase != TASK_WRITE)
+			continue;
+		if (fetch->handed + 1 == fetch->count) {
+			hand_over_stepped(t, fetch);
+			return; /* with it the FETCH is complete */
+		}
+		hand_over_stepped(t, fetch);
+	}
+}
+
+/* Passes over chunks that are there. Returns whether there is none left to start. */
+static bool handed_skip(struct op *op)
+{
+	while (op->handed > 0 && op->started < op->count && op->lane->handed[op->started])
+		op->started++;
+	return op->started == op->count;
 }
 
 static void transfer_done(struct nvme_io *io, int rc)
@@ -268,8 +377,15 @@ static void transfer_done(struct nvme_io *io, int rc)
 
 void pipeline_job_done(struct session *s, struct pool_job *job)
 {
+	struct task *t = (struct task *)(void *)((char *)job - offsetof(struct task, job));
+	struct op *fetch;
+
 	s->jobs_busy--;
-	task_advance((struct task *)(void *)((char *)job - offsetof(struct task, job)));
+	if (t->fetch)
+		hand_over(t);
+	else if ((fetch = fetch_behind(t->op)))
+		hand_over_stepped(t, fetch);
+	task_advance(t);
 }
 
 /* A STEP's next chunk was read ahead: what is missing is a gradient on disk. */
@@ -279,6 +395,7 @@ static void task_go_on(struct task *t, struct op *op)
 
 	t->op = op;
 	op->started++;
+	op->tasks++;
 	if (missing)
 		transfers_begin(t, missing, false);
 	else if (t->early == EARLY_NONE)
@@ -308,6 +425,7 @@ static bool task_start(struct session *s, struct op *op)
 	t->op = op;
 	t->unit = op->unit;
 	t->chunk = op->first + op->started++;
+	op->tasks++;
 	t->reading = op->buffered && op->reads;
 	s->reads_busy += t->reading;
 	if (op->reads)
@@ -359,6 +477,9 @@ static void op_complete(struct session *s, struct op *op)
 		.offset = op->sub.offset,
 	};
 
+	if (op->handed > 0)
+		memset(op->lane->handed, 0, op->count * sizeof(*op->lane->handed));
+
 	if (!s->failure.code && op->sub.op == PROTOCOL_OP_GRAD &&
 	    (op->sub.flags & PROTOCOL_FLAG_LAST))
 		completion.value = compute_sum(s, op->unit);
@@ -405,6 +526,8 @@ void pipeline_accept(struct session *s, const struct protocol_submission *sub)
 		active_add(s, op);
 	}
 	op->lane->tail = op;
+	if (op->lane->head != op)
+		hand_over_written(s, op);
 }
 
 bool pipeline_run(struct session *s)
@@ -413,9 +536,9 @@ bool pipeline_run(struct session *s)
 	bool changed = false, waiting = false;
 
 	for (op = s->active_head; op; op = next) {
-		while (!s->failure.code && op->started < op->count && task_start(s, op))
+		while (!s->failure.code && !handed_skip(op) && task_start(s, op))
 			changed = true;
-		if (op->done < op->started || (op->started < op->count && !s->failure.code)) {
+		if (op->tasks > 0 || (op->started < op->count && !s->failure.code)) {
 			waiting |= op->started < op->count;
 			next = op->active_next;
 			continue;

@@ -195,6 +195,7 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
  *
  * FETCH   the unit's parameters, as of all STEPs submitted before, are in the arena: at `offset`
  *	   when they live in swap, else at the unit's param_offset; completion.offset says which.
+ *	   From its submission on it may write to `offset`: a STEP hands over what it has made.
  * GRAD    adds the gradient at `offset` (elems of grad_type) to the unit's: stores it when FIRST.
  *	   With LAST, completion.value is the sum of squares over the unit's norm range, in the
  *	   order of vector_host_sumsq, blocks added in turn. The buffer is free again on completion.

@@ -672,7 +672,7 @@ START_TEST(wrong_submissions)
 		const char *text;
 	} cases[] = {
 		{{.op = 0}, "operation 0 is not known"},
-		{{.op = 8}, "operation 8 is not known"},
+		{{.op = 9}, "operation 9 is not known"},
 		{{.op = PROTOCOL_OP_FETCH, .unit = 3, .offset = data}, "no such unit"},
 		{{.op = PROTOCOL_OP_FETCH, .unit = 0, .offset = data + 1}, "not aligned"},
 		{{.op = PROTOCOL_OP_FETCH, .unit = 0, .offset = 0}, "not inside"},

@@ -1,9 +1,9 @@
 /*
- * Goal: what a session reads ahead of a step, and the order in which it gives buffers away, change
- * when things happen and nothing else. PREPARE makes reads begin before the STEP is there; whatever
- * comes instead of the STEP, in whatever order, the bits are those of a session that was never
- * asked to prepare; no operation waits for ever for what is held; and a read ahead that fails is
- * told like any other.
+ * Goal: what a session reads ahead of a step, what a step hands over to the FETCH behind it, and the
+ * order in which buffers are given away change when things happen and nothing else. PREPARE makes
+ * reads begin before the STEP is there; whatever comes instead of the STEP, in whatever order, the
+ * bits are those of a session that was never asked to prepare; a FETCH has what the STEP made; no
+ * operation waits for ever for what is held; and a read ahead that fails is told like any other.
  *
  * Method: a session in this process, with units in swap, one with its gradient in swap, one in
  * memory. A script of operations, made by hand or from a seed, runs twice, with its PREPAREs and
@@ -442,6 +442,65 @@ START_TEST(reads_begin_before_the_step)
 }
 END_TEST
 
+/* The parameters of a unit as FETCH left them in `at` are those of its state, rounded to bf16. */
+static void check_fetched(const uint16_t *at, const uint8_t *all, uint32_t unit)
+{
+	for (uint32_t c = 0; c < CHUNKS; c++) {
+		const uint32_t *master =
+			(const void *)(all + (unit * CHUNKS + c) * (size_t)(12u * CHUNK));
+		size_t count = c + 1 < CHUNKS ? CHUNK : CHUNK / 2;
+
+		for (size_t i = 0; i < count; i++)
+			ck_assert_uint_eq(at[c * CHUNK + i], (master[i] + 0x8000u) >> 16);
+	}
+}
+
+/*
+ * A FETCH behind a STEP has what the STEP made, whether it came before the first chunk was stepped,
+ * among them or after them.
+ */
+START_TEST(fetches_get_what_steps_made)
+{
+	static const struct shape shapes[] = {{3, false}, {5, true}, {64, false}};
+	static uint8_t fetched[UNITS][REGION_BYTES];
+
+	for (unsigned i = 0; i < 12; i++) {
+		static struct script s;
+		uint64_t state = i;
+		uint8_t *all;
+		struct bed b;
+
+		s.count = 0;
+		add_start(&s);
+		for (uint32_t u = 0; u < UNITS; u++)
+			add(&s, PROTOCOL_OP_PREPARE, u);
+		bed_open(&b, &shapes[i % 3]);
+		play(&b, &s, 0, true);
+		for (uint32_t u = 0; u < UNITS; u++) {
+			const struct line step = {.op = PROTOCOL_OP_STEP, .unit = u, .step = 3};
+			const struct line prepare = {.op = PROTOCOL_OP_PREPARE, .unit = u};
+			const struct line fetch = {.op = PROTOCOL_OP_FETCH, .unit = u};
+			uint64_t offset;
+			uint32_t id;
+
+			submit(&b, &step);
+			if (random_next(&state) % 2)
+				submit(&b, &prepare);
+			usleep((useconds_t)(random_next(&state) % 2 * 300));
+			id = submit(&b, &fetch);
+			settle(&b);
+			memcpy(fetched[u], region(&b, id, &offset), REGION_BYTES);
+		}
+		all = export_all(&b);
+		for (uint32_t u = 0; u < UNITS; u++)
+			if (u != MEMORY_UNIT)
+				check_fetched((const uint16_t *)(const void *)fetched[u], all, u);
+		free(all);
+		bed_close(&b);
+	}
+}
+END_TEST
+
 /* What may come between PREPARE and STEP, or instead of the STEP. */
 START_TEST(whatever_comes_instead)
 {
@@ -628,6 +687,7 @@ int main(void)
 	log_init("t_session_early", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, reads_begin_before_the_step);
+	tcase_add_test(tc, fetches_get_what_steps_made);
 	tcase_add_test(tc, whatever_comes_instead);
 	tcase_add_loop_test(tc, any_sequence, 0, 24);
 	tcase_add_test(tc, failed_reads_are_told);
