@@ -112,6 +112,12 @@ static uint64_t state_elem_bytes(enum dtype type)
 	return type == DTYPE_BF16 ? 10 : 8;
 }
 
+/* Where FETCHes of a unit put its parameters, each unit's behind the other's. */
+static uint64_t fetched_bytes(const struct shape *shape)
+{
+	return shape->unit_elems * dtype_bytes(shape->type);
+}
+
 static struct session_plan *plan_of(const struct shape *shape, const char *dir)
 {
 	struct {
@@ -123,9 +129,11 @@ static struct session_plan *plan_of(const struct shape *shape, const char *dir)
 	struct err err;
 
 	memset(&packet, 0, sizeof(packet));
-	/* A unit's gradient, or a chunk's master weights and moments. */
+	/* A unit's gradient, or a chunk's master weights and moments; or every unit's parameters. */
 	o->data_bytes = 12 * (shape->unit_elems > shape->chunk_elems ? shape->unit_elems
 								     : shape->chunk_elems);
+	if (o->data_bytes < UNITS * fetched_bytes(shape))
+		o->data_bytes = UNITS * fetched_bytes(shape);
 	o->chunk_elems = shape->chunk_elems;
 	o->chunk_buffers = shape->buffers;
 	o->ring_slots = SLOTS;
@@ -429,12 +437,14 @@ static double traffic(struct bench *b, uint64_t fetches)
 		number++;
 		for (uint64_t i = 0; i < fetches; i++) {
 			uint64_t back = 2 * UNITS - 1 - i % (2 * UNITS);
+			uint32_t u = (uint32_t)(back < UNITS ? back : i % UNITS);
 
 			push_when_room(b, &in_flight,
 				       (struct protocol_submission){
 					       .op = PROTOCOL_OP_FETCH,
-					       .unit = (uint32_t)(back < UNITS ? back : i % UNITS),
-					       .offset = b->opened.data_offset,
+					       .unit = u,
+					       .offset = b->opened.data_offset +
+							 u * fetched_bytes(&b->shape),
 				       });
 		}
 		for (uint32_t u = 0; u < UNITS; u++)

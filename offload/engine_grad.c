@@ -7,7 +7,7 @@
  * the copy-out stream sends the unit's STEP along with its last gradient, during backward. The
  * daemon puts a STEP off for one of a unit that the next forward needs sooner: backward ends with
  * the unit that is needed first. Where a norm is needed all STEPs come after backward, in that
- * order, and the daemon is told before (PREPARE), so that it reads ahead for the first of them.
+ * order. In both cases the daemon is told before (PREPARE), so that it reads ahead for the first.
  *
  * A pass of several micro-batches adds a unit's reduced gradients up in a part buffer, in the
  * order of micro-batches, and sends the sum out once. Each is begun from zero, reduced, and then
@@ -301,23 +301,35 @@ static bool buffers_needed(const struct engine *e, size_t u)
 	return false;
 }
 
+static uint64_t chunks_of(const struct engine *e, size_t u)
+{
+	return (e->plan->units[u].opt_elems + e->plan->chunk_elems - 1) / e->plan->chunk_elems;
+}
+
+/*
+ * As far as buffers can reach, where all steps wait for the norm. Else steps of other units run
+ * before, and keep PLAN_CHUNKS_LEAST for themselves.
+ */
 int steps_prepare(struct engine *e, size_t u, struct err *err)
 {
 	const struct plan *p = e->plan;
-	uint64_t chunks = 0;
+	uint64_t buffers = p->host.chunk_buffers, chunks = 0;
 
-	if (e->prepared || !clips(e) || e->wraps || buffers_needed(e, u))
+	if (e->prepared || e->wraps || buffers_needed(e, u))
 		return 0;
 	e->prepared = true;
-	/* As far as buffers can reach. */
-	for (size_t i = 0; i < p->unit_count && chunks < p->host.chunk_buffers; i++) {
+	if (!clips(e))
+		buffers -= buffers < PLAN_CHUNKS_LEAST ? buffers : PLAN_CHUNKS_LEAST;
+	for (size_t i = 0; i < p->unit_count && chunks < buffers; i++) {
 		struct protocol_submission op = {.op = PROTOCOL_OP_PREPARE};
 		int rc;
 
 		if (!unit_offloaded(e, i) || p->units[i].state_home != PROTOCOL_HOME_SWAP)
 			continue;
+		chunks += chunks_of(e, i);
+		if (!clips(e) && chunks > buffers)
+			break;
 		op.unit = daemon_idx(e, (int)i);
-		chunks += (p->units[i].opt_elems + p->chunk_elems - 1) / p->chunk_elems;
 		rc = engine_settle(e, &e->units[i].prepare_id, NULL, err);
 		if (rc == 0)
 			rc = client_submit(e->client, &op, &e->units[i].prepare_id, err);

@@ -281,8 +281,8 @@ int unit_write_back(struct engine *e, int u, int slot, struct err *err);
 int grad_begin(struct engine *e, int u, float **ret, struct err *err);
 int grad_end(struct engine *e, int u, struct err *err);
 /*
- * Where all steps wait for the norm: tells the daemon, once a step, which will come first, so that
- * it can read ahead. Nothing happens as long as gradients of units before `u` need chunk buffers.
+ * Tells the daemon, once a step, which STEPs the next forward will wait for first, so that it can
+ * read ahead. Nothing happens as long as gradients of units before `u` need chunk buffers.
  */
 int steps_prepare(struct engine *e, size_t u, struct err *err);
 

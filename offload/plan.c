@@ -43,6 +43,7 @@
 
 /* The daemon's tasks, of which half may be read ahead, are fewer than twice this. */
 #define CHUNK_BUFFERS_MAX 2048
+#define AHEAD_UNITS       2 /* the embedding and the first block */
 
 #define RING_SLOTS_MIN 256 /* operations in flight: a handful for each slot and buffer below */
 /* One being stored, one being loaded, one being used; where stores and loads go on at once, as
@@ -470,7 +471,8 @@ static bool host_pipeline(struct plan *p, uint64_t *ret_total)
 	const struct knob knobs[] = {
 		{&h->fetch_slots, h->fetch_slot_bytes, 2 * h->fetch_slots},
 		{&h->grad_slots, h->grad_slot_bytes, 2 * h->grad_slots},
-		{&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers ? 4 : 0},
+		{&h->chunk_buffers, h->chunk_buffer_bytes,
+		 h->chunk_buffers ? PLAN_CHUNKS_LEAST : 0},
 	};
 	const size_t count = sizeof(knobs) / sizeof(knobs[0]);
 
@@ -521,21 +523,24 @@ static void gradients_wait(struct plan *p)
 }
 
 /*
- * Where all steps wait for the norm, the disk has nothing to do for them during backward but to read
- * ahead, as much as there are chunk buffers. All other memory does more for a step, so that this
- * gets what is left.
+ * Chunk buffers to read ahead into. Where all steps wait for the norm, the disk has nothing else to
+ * do for them during backward: the more is there when the norm is known the better. Where none is
+ * needed, the next forward waits for the last steps of backward alone, those of the first units. All
+ * other memory does more for a step, so that this gets what is left.
  */
 static void chunks_ahead(struct plan *p, const struct train_config *c)
 {
 	struct plan_host *h = &p->host;
 	struct knob ahead = {&h->chunk_buffers, h->chunk_buffer_bytes, h->chunk_buffers};
+	size_t units = c->optimizer.clip > 0 ? p->unit_count : AHEAD_UNITS;
 	uint64_t chunks = 0;
 
-	if (c->optimizer.clip == 0)
-		return;
-	for (size_t i = 0; i < p->unit_count; i++)
-		if (p->units[i].state_home == PROTOCOL_HOME_SWAP)
-			chunks += (p->units[i].opt_elems + p->chunk_elems - 1) / p->chunk_elems;
+	for (size_t i = 0; i < p->unit_count && units > 0; i++) {
+		if (p->units[i].state_home != PROTOCOL_HOME_SWAP)
+			continue;
+		chunks += (p->units[i].opt_elems + p->chunk_elems - 1) / p->chunk_elems;
+		units--;
+	}
 	ahead.wanted = min_u64(h->chunk_buffers + chunks, CHUNK_BUFFERS_MAX);
 	if (chunks > 0)
 		grow(&ahead, 1, host_total(h), h->budget_bytes);
@@ -595,7 +600,7 @@ bool plan_host_flows(const struct plan *p)
 
 	return (!h->fetch_slot_bytes || h->fetch_slots >= 2) &&
 	       (!h->grad_slot_bytes || h->grad_slots >= 2) &&
-	       (!h->chunk_buffer_bytes || h->chunk_buffers >= 4);
+	       (!h->chunk_buffer_bytes || h->chunk_buffers >= PLAN_CHUNKS_LEAST);
 }
 
 static int blobs_plan(struct plan *p, const struct conf_doc *doc, struct err *err)

@@ -23,6 +23,9 @@
 #include "offload/arch.h"
 #include "offload/train_config.h"
 
+/* Chunk buffers that make a pipeline: a read, a step, a write, and one that changes hands. */
+#define PLAN_CHUNKS_LEAST 4u
+
 struct plan_unit {
 	uint64_t elems, padded, partition;
 	uint64_t opt_elems;   /* of this rank's gradient and optimizer state */

@@ -52,6 +52,8 @@ static const struct {
 	{"copy-in waits for unit.replica_written", "the slot that was written back is behind it"},
 	{"the driving thread waits for unit.replica_written", "engine_step_end syncs copy-out"},
 	{"copy-out records unit.replica_written", "for the two above"},
+	{"the driving thread waits for the daemon's PREPARE",
+	 "it moves nothing: the id is wanted again"},
 };
 
 static unsigned number(const char *name, unsigned otherwise)
