@@ -129,7 +129,7 @@ static struct session_plan *plan_of(const struct shape *shape, const char *dir)
 	struct err err;
 
 	memset(&packet, 0, sizeof(packet));
-	/* A unit's gradient, or a chunk's master weights and moments; or every unit's parameters. */
+	/* A unit's gradient, a chunk's master weights and moments, or all units' parameters. */
 	o->data_bytes = 12 * (shape->unit_elems > shape->chunk_elems ? shape->unit_elems
 								     : shape->chunk_elems);
 	if (o->data_bytes < UNITS * fetched_bytes(shape))

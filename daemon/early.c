@@ -14,10 +14,10 @@
  *
  * Invariants
  *  1. What is read ahead, parameters and state, changes by STEP and IMPORT only. A STEP takes over
- *     all that there is of its unit, from its first chunk on; an IMPORT drops it, and does not start
- *     before the reads have ended. Both come after the PREPARE in the unit's lane, and nothing is
- *     read ahead of a unit once one of them is at the lane's head: so what is held is what is on
- *     the disk.
+ *     all that there is of its unit, from its first chunk on; an IMPORT drops it, and does not
+ *     start before the reads have ended. Both come after the PREPARE in the unit's lane, and
+ *     nothing is read ahead of a unit once one of them is at the lane's head: so what is held is
+ *     what is on the disk.
  *  2. No operation waits for ever for a buffer that is held here: as long as all of them have fewer
  *     than OPS_BUFFERS, early_reclaim gives them one more.
  *  3. A read ahead begins only while no operation wants to start a chunk or waits for the disk, and

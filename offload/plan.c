@@ -525,8 +525,8 @@ static void gradients_wait(struct plan *p)
 /*
  * Chunk buffers to read ahead into. Where all steps wait for the norm, the disk has nothing else to
  * do for them during backward: the more is there when the norm is known the better. Where none is
- * needed, the next forward waits for the last steps of backward alone, those of the first units. All
- * other memory does more for a step, so that this gets what is left.
+ * needed, the next forward waits for the last steps of backward alone, those of the first units.
+ * All other memory does more for a step, so that this gets what is left.
  */
 static void chunks_ahead(struct plan *p, const struct train_config *c)
 {

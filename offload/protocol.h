@@ -205,9 +205,9 @@ static inline uint64_t protocol_data_offset(uint32_t ring_slots)
  *	   each of the chunk's elements, one behind the other.
  * EXPORT  the same, out.
  * STORE   blob `unit` from `offset`; LOAD: blob `unit` to `offset`. In swap only.
- * PREPARE a STEP of the unit will come: what it reads of parameters and state may be read ahead, from
- *	   the first chunk on, while disk and buffers are not wanted otherwise. Completes at once, and
- *	   changes nothing but time. The unit must have been imported.
+ * PREPARE a STEP of the unit will come: what it reads of parameters and state may be read ahead,
+ *	   from the first chunk on, while disk and buffers are not wanted otherwise. Completes at
+ *	   once, and changes nothing but time. The unit must have been imported.
  */
 enum protocol_op {
 	PROTOCOL_OP_FETCH = 1,

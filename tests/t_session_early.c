@@ -1,9 +1,9 @@
 /*
- * Goal: what a session reads ahead of a step, what a step hands over to the FETCH behind it, and the
- * order in which buffers are given away change when things happen and nothing else. PREPARE makes
- * reads begin before the STEP is there; whatever comes instead of the STEP, in whatever order, the
- * bits are those of a session that was never asked to prepare; a FETCH has what the STEP made; no
- * operation waits for ever for what is held; and a read ahead that fails is told like any other.
+ * Goal: what a session reads ahead of a step, what a step hands over to the FETCH behind it, and
+ * the order in which buffers are given away change when things happen and nothing else. PREPARE
+ * lets reads begin before the STEP is there; whatever comes instead of the STEP, in whatever order,
+ * the bits are those of a session that was never asked to prepare; a FETCH has what the STEP made;
+ * no operation waits for ever for what is held; and a read ahead that fails is told like any other.
  *
  * Method: a session in this process, with units in swap, one with its gradient in swap, one in
  * memory. A script of operations, made by hand or from a seed, runs twice, with its PREPAREs and
