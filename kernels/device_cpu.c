@@ -28,6 +28,9 @@
 /* Some ten decoder blocks' worth of operations; past that the engine waits for the device. */
 #define QUEUE_ITEMS 256u
 
+/* Bytes that a thread zeroes at a time: some ten microseconds of work. */
+#define ZERO_PIECE 131072u
+
 enum item_kind {
 	ITEM_OP,
 	ITEM_COPY,
@@ -76,8 +79,9 @@ struct cpu_stream {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t work; /* enqueued moved, or stop */
-	pthread_cond_t done; /* completed moved */
+	pthread_cond_t done; /* completed reached `awaited` */
 	uint64_t enqueued, completed;
+	uint64_t awaited; /* the first item that somebody waits for on `done`, or UINT64_MAX */
 	bool stop;
 	uint64_t busy_ns;
 	struct span spans[DEVICE_SPANS_MAX]; /* the thread's */
@@ -132,6 +136,7 @@ static void *stream_main(void *arg);
 static struct item *item_begin(struct cpu_stream *s, enum item_kind kind, const char *name,
 			       uint64_t bytes);
 static void item_end(struct cpu_stream *s);
+static void await(struct cpu_stream *s, uint64_t item);
 static bool wait_for(struct cpu_stream *s, uint64_t item);
 
 static int cpu_open(const struct device_config *config, struct device **ret, struct err *err)
@@ -266,6 +271,7 @@ static int cpu_stream_open(struct device *device, const char *name, struct devic
 		return err_sys(err, -ENOMEM, "stream %s", name);
 	s->front.device = device;
 	s->front.name = name;
+	s->awaited = UINT64_MAX;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);
 	pthread_cond_init(&s->done, NULL);
@@ -487,7 +493,8 @@ const struct device_backend device_backend_cpu = {
 
 /*
  * The slot of the next item, with its label but for waits and spans, which have none of their own;
- * waits while the queue is full. Holds the lock until item_end.
+ * when the queue is full, waits until half of it is free, rather than wake for each item. Holds the
+ * lock until item_end.
  */
 static struct item *item_begin(struct cpu_stream *s, enum item_kind kind, const char *name,
 			       uint64_t bytes)
@@ -498,8 +505,7 @@ static struct item *item_begin(struct cpu_stream *s, enum item_kind kind, const 
 	pthread_mutex_lock(&s->lock);
 	if (s->enqueued - s->completed == QUEUE_ITEMS) {
 		began = trace_begin(s->front.host_lane);
-		while (s->enqueued - s->completed == QUEUE_ITEMS)
-			pthread_cond_wait(&s->done, &s->lock);
+		await(s, s->enqueued - QUEUE_ITEMS / 2);
 		trace_end(s->front.host_lane, TRACE_WAIT, "stream full", began, TRACE_NO_UNIT, 0);
 	}
 	it = &s->queue[s->enqueued % QUEUE_ITEMS];
@@ -516,6 +522,16 @@ static void item_end(struct cpu_stream *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Until `item` has completed, under the lock. */
+static void await(struct cpu_stream *s, uint64_t item)
+{
+	while (s->completed < item) {
+		if (item < s->awaited)
+			s->awaited = item;
+		pthread_cond_wait(&s->done, &s->lock);
+	}
+}
+
 /* Returns whether there was something to wait for. */
 static bool wait_for(struct cpu_stream *s, uint64_t item)
 {
@@ -523,8 +539,7 @@ static bool wait_for(struct cpu_stream *s, uint64_t item)
 
 	pthread_mutex_lock(&s->lock);
 	waited = s->completed < item;
-	while (s->completed < item)
-		pthread_cond_wait(&s->done, &s->lock);
+	await(s, item);
 	pthread_mutex_unlock(&s->lock);
 	return waited;
 }
@@ -563,7 +578,16 @@ static void span_run(struct cpu_stream *s, const struct item *it)
 		  span->label.bytes);
 }
 
-static void work_run(struct cpu_stream *s, const struct item *it)
+static void zero_piece(void *arg, size_t part, unsigned worker)
+{
+	const struct item *it = arg;
+	size_t begin = part * ZERO_PIECE;
+
+	(void)worker;
+	memset((uint8_t *)it->u.copy.dst + begin, 0, smaller(ZERO_PIECE, it->u.copy.bytes - begin));
+}
+
+static void work_run(struct cpu_stream *s, struct item *it)
 {
 	struct cpu_device *d = (struct cpu_device *)s->front.device;
 
@@ -575,7 +599,7 @@ static void work_run(struct cpu_stream *s, const struct item *it)
 		memmove(it->u.copy.dst, it->u.copy.src, it->u.copy.bytes);
 		break;
 	case ITEM_ZERO:
-		memset(it->u.copy.dst, 0, it->u.copy.bytes);
+		cpu_team_run(d->team, zero_piece, it, parts_of(it->u.copy.bytes, ZERO_PIECE));
 		break;
 	case ITEM_HOST:
 		host_run(&d->front, it);
@@ -588,7 +612,7 @@ static void work_run(struct cpu_stream *s, const struct item *it)
 }
 
 /* Returns the time it took, without waiting. */
-static uint64_t item_run(struct cpu_stream *s, const struct item *it)
+static uint64_t item_run(struct cpu_stream *s, struct item *it)
 {
 	struct trace_event event = {it->label.name, 0,         0, it->label.bytes,
 				    it->label.unit, TRACE_BUSY};
@@ -630,6 +654,10 @@ static void *stream_main(void *arg)
 		pthread_mutex_lock(&s->lock);
 		s->busy_ns += ns;
 		s->completed++;
+		if (s->completed < s->awaited)
+			continue;
+		/* Whoever still waits says so again. */
+		s->awaited = UINT64_MAX;
 		pthread_cond_broadcast(&s->done);
 	}
 	pthread_mutex_unlock(&s->lock);

@@ -10,15 +10,27 @@
  */
 #include "kernels/linear.h"
 
+#include <math.h>
+
 #include "kernels/internal.h"
 #include "kernels/simd.h"
 
 /*
- * Rows and columns of a tile. A call of sgemm packs both its operands, which at this size costs
- * three per cent against one call for everything, and leaves enough tiles to share out.
+ * Tiles: sixteen, so that a team of any size finds its work in equal parts, but none below
+ * TILE_FLOPS, which take a core some 50 us: a call of sgemm packs what it reads of both operands,
+ * and sharing out takes microseconds. Edges are whole multiples of what kernels of sgemm hold in
+ * registers.
  */
-#define TILE_ROWS 256u
-#define TILE_COLS 1024u
+#define TILES_MAX  16u
+#define TILE_FLOPS 4e6
+#define TILE_ROWS  16u
+#define TILE_COLS  64u
+
+/* Columns of c for which a bf16 weight is widened at a time. */
+#define PANEL_COLS 1024u
+
+/* Rows that take a bias at a time. */
+#define BIAS_PIECE 64u
 
 /* Elements of a vector that a thread takes at a time. */
 #define COLUMNS_PIECE 64u
@@ -33,26 +45,65 @@ struct product {
 	float beta;
 	float *c;
 	size_t c_row;
-	size_t tiles_across;
+	size_t tile_rows, tile_cols, tiles_across;
 };
 
 static void product_tile(void *arg, size_t part, unsigned worker)
 {
 	const struct product *p = arg;
-	size_t i = part / p->tiles_across * TILE_ROWS, j = part % p->tiles_across * TILE_COLS;
+	size_t i = part / p->tiles_across * p->tile_rows;
+	size_t j = part % p->tiles_across * p->tile_cols;
 	const float *a = p->a + (p->a_transposed ? i : i * p->a_row);
 	const float *b = p->b + (p->b_transposed ? j * p->b_row : j);
 
 	(void)worker;
-	blas_sgemm(p->a_transposed, p->b_transposed, smaller(TILE_ROWS, p->m - i),
-		   smaller(TILE_COLS, p->n - j), p->k, a, p->a_row, b, p->b_row, p->beta,
+	blas_sgemm(p->a_transposed, p->b_transposed, smaller(p->tile_rows, p->m - i),
+		   smaller(p->tile_cols, p->n - j), p->k, a, p->a_row, b, p->b_row, p->beta,
 		   p->c + i * p->c_row + j, p->c_row);
+}
+
+/* The edge of `parts` equal parts of `count`, in multiples of `unit`. */
+static size_t edge_of(size_t count, size_t parts, size_t unit)
+{
+	return parts_of(parts_of(count, parts), unit) * unit;
+}
+
+/*
+ * Cuts c into about as many tiles as it is worth. Of the grids that come to more than half of them
+ * that one is taken for which sgemm packs the least: a once for each tile across, b once for each
+ * tile down. A c too small for any such grid stays whole.
+ */
+static void product_cut(struct product *p)
+{
+	double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k, least = INFINITY;
+	size_t tiles = 1;
+
+	while (tiles < TILES_MAX && flops >= 2 * TILE_FLOPS * (double)tiles)
+		tiles *= 2;
+	p->tile_rows = p->m;
+	p->tile_cols = p->n;
+	p->tiles_across = 1;
+	for (size_t parts_down = 1; parts_down <= tiles; parts_down *= 2) {
+		size_t rows = edge_of(p->m, parts_down, TILE_ROWS);
+		size_t cols = edge_of(p->n, tiles / parts_down, TILE_COLS);
+		size_t down = parts_of(p->m, rows), across = parts_of(p->n, cols);
+		double packed = (double)p->m * (double)across + (double)p->n * (double)down;
+
+		if (2 * down * across <= tiles || packed >= least)
+			continue;
+		least = packed;
+		p->tile_rows = rows;
+		p->tile_cols = cols;
+		p->tiles_across = across;
+	}
 }
 
 static void product_run(struct cpu_team *team, struct product *p)
 {
-	p->tiles_across = parts_of(p->n, TILE_COLS);
-	cpu_team_run(team, product_tile, p, parts_of(p->m, TILE_ROWS) * p->tiles_across);
+	if (p->m == 0 || p->n == 0)
+		return;
+	product_cut(p);
+	cpu_team_run(team, product_tile, p, parts_of(p->m, p->tile_rows) * p->tiles_across);
 }
 
 /* Widens rows x cols of a bf16 matrix to rows of `cols` floats. */
@@ -94,7 +145,7 @@ static void product_with_weight(struct cpu_team *team, struct product *p, const 
 		product_run(team, p);
 		return;
 	}
-	cols = smaller(l->scratch_count / p->k, TILE_COLS);
+	cols = smaller(l->scratch_count / p->k, PANEL_COLS);
 	if (cols > 16)
 		cols = cols / 16 * 16;
 	for (size_t j = 0; j < p->n; j += cols) {
@@ -126,7 +177,7 @@ static float *forward_to(const struct linear *l)
 static void bias_rows(void *arg, size_t part, unsigned worker)
 {
 	const struct linear *l = arg;
-	size_t begin = part * TILE_ROWS, end = smaller(begin + TILE_ROWS, l->rows);
+	size_t begin = part * BIAS_PIECE, end = smaller(begin + BIAS_PIECE, l->rows);
 
 	(void)worker;
 	for (size_t i = begin; i < end; i++) {
@@ -191,7 +242,7 @@ void cpu_linear_forward(struct cpu_team *team, const void *args)
 
 	/* The bias is there first and the product adds to it: no pass over y afterwards. */
 	if (l->bias)
-		cpu_team_run(team, bias_rows, (void *)l, parts_of(l->rows, TILE_ROWS));
+		cpu_team_run(team, bias_rows, (void *)l, parts_of(l->rows, BIAS_PIECE));
 	product_with_weight(team, &p, l, l->w_transposed ? l->in : l->out);
 	if (l->add)
 		cpu_team_run(team, add_rows, (void *)l, parts_of(l->rows, ROWS_PIECE));

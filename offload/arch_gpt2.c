@@ -109,7 +109,8 @@ static void rows_make(const struct train_config *c, struct gpt2_layout *l)
 	l->mlp_rows = min_u64(l->tokens, cuda ? GPT2_MLP_ROWS_MAX_CUDA : GPT2_MLP_ROWS_MAX);
 	l->logits_row = (v + pad - 1) / pad * pad;
 	l->logits_rows =
-		min_u64(l->tokens, max_u64(1, logits_max / (dtype_bytes(l->act) * l->logits_row)));
+		min_u64(l->tokens, max_u64(cuda ? 1 : GPT2_LOGITS_ROWS_MIN,
+					   logits_max / (dtype_bytes(l->act) * l->logits_row)));
 }
 
 void gpt2_layout_make(const struct train_config *c, struct gpt2_layout *l)

@@ -56,13 +56,16 @@ enum gpt2_block_tensor {
 #define GPT2_THREADS_MAX 16u
 
 /*
- * Rows of the MLP's hidden layer in memory at a time, and bytes of logits, but for one row of a
- * large vocabulary: enough for products at full speed. A GPU wants a hundred tiles of 128 rows by
- * 256 columns in each product, also in the one whose columns are only `hidden`.
+ * Rows of the MLP's hidden layer in memory at a time, and bytes of logits, but for the least rows
+ * of a large vocabulary: enough for products at full speed. Each chunk of logits reads the token
+ * table twice and its gradient once, and writes that: below some 200 rows a CPU waits for memory,
+ * not for the products. A GPU wants a hundred tiles of 128 rows by 256 columns in each product,
+ * also in the one whose columns are only `hidden`.
  */
 #define GPT2_MLP_ROWS_MAX          512u
 #define GPT2_MLP_ROWS_MAX_CUDA     16384u
 #define GPT2_LOGITS_BYTES_MAX      (4u << 20)
+#define GPT2_LOGITS_ROWS_MIN       256u
 #define GPT2_LOGITS_BYTES_MAX_CUDA (256u << 20)
 
 /* Elements that a row of logits is padded to on a GPU, which wants rows to begin aligned. */
