@@ -25,6 +25,7 @@
 #include "kernels/device.h"
 #include "launcher/agent.h"
 #include "launcher/launch.h"
+#include "launcher/measure.h"
 #include "launcher/options.h"
 #include "launcher/outcome.h"
 #include "launcher/settle.h"
@@ -45,7 +46,7 @@ struct prepared {
 	char *text;
 	struct conf_doc *doc;
 	struct train_config config;
-	struct train_settled settled;
+	struct settle_result chosen; /* where it said auto */
 	struct tuned tuned;
 	struct arch *arch;
 	struct plan *plan;
@@ -67,31 +68,11 @@ static const char *daemon_socket(const struct options *o)
 	return strcmp(o->daemon, "private") == 0 ? NULL : o->daemon;
 }
 
-static int prepare(const struct options *o, struct prepared *ret, struct err *err)
-{
-	size_t len;
-	int rc = file_load(o->config, CONFIG_BYTES_MAX, &ret->text, &len, err);
-
-	if (rc == 0)
-		rc = train_config_parse(o->config, ret->text, len, &ret->config, &ret->doc, err);
-	if (rc == 0)
-		rc = tuned_apply(&ret->config, ret->doc, &ret->tuned, err);
-	if (rc == 0)
-		rc = arch_make(&ret->config, &ret->arch, err);
-	if (rc == 0)
-		rc = settle(&ret->config, ret->doc, ret->arch, daemon_socket(o), &ret->settled,
-			    err);
-	ret->settled.extent = ret->config.nvme.extent;
-	ret->settled.queue_depth = ret->config.nvme.queue_depth;
-	if (rc == 0)
-		rc = plan_make(&ret->config, ret->doc, ret->arch,
-			       (unsigned)ret->config.device.count, &ret->plan, err);
-	return rc;
-}
-
 static int print_plan(const struct options *o, const struct prepared *p, struct err *err)
 {
 	if (!o->json) {
+		if (p->chosen.predicted)
+			predict_print(&p->chosen.table, &p->chosen.rates, stdout);
 		int rc = plan_print(p->plan, &p->config, stdout);
 
 		if (rc == 0 && fflush(stdout) != 0)
@@ -103,6 +84,8 @@ static int print_plan(const struct options *o, const struct prepared *p, struct 
 	json_init(&j);
 	json_object_begin(&j, NULL);
 	plan_json(p->plan, &j);
+	if (p->chosen.predicted)
+		predict_json(&p->chosen.table, &p->chosen.rates, &j);
 	json_object_end(&j);
 	const char *text = json_text(&j);
 	int rc = text ? file_write_all(STDOUT_FILENO, text, strlen(text), err)
@@ -192,7 +175,7 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 				.id = programs->id,
 				.config_name = o->config,
 				.config_text = p->text,
-				.settled = p->settled,
+				.settled = p->chosen.settled,
 				.world = p->config.device.count,
 				.resume = o->resume,
 				.export_path = o->export_path,
@@ -214,13 +197,68 @@ static int fill_launch(const struct options *o, const struct prepared *p, struct
 		.log_level = o->log_level,
 		.log_format = o->log_format,
 	};
-	if (!p->plan->needs_daemon)
+	if (p->plan && !p->plan->needs_daemon)
 		ret->daemon = LAUNCH_DAEMON_NONE;
 	else if (!daemon_socket(o))
 		ret->daemon = LAUNCH_DAEMON_PRIVATE;
 	else if (o->daemon)
 		ret->daemon = LAUNCH_DAEMON_NAMED;
 	return 0;
+}
+
+struct measuring {
+	const struct options *options;
+	const struct prepared *prepared;
+};
+
+/* As settle.h has it. */
+static int measure(void *context, struct predict_rates *ret, struct err *err)
+{
+	const struct measuring *m = context;
+	struct programs programs;
+	struct launch launch;
+	int rc = fill_launch(m->options, m->prepared, &programs, &launch, err);
+
+	if (rc < 0)
+		return rc;
+	launch.job.settled.extent = m->prepared->config.nvme.extent;
+	launch.job.settled.queue_depth = m->prepared->config.nvme.queue_depth;
+	return measure_host(&launch, &m->prepared->config, ret, err);
+}
+
+/* What the configuration leaves to this machine. */
+static int choose(const struct options *o, struct prepared *p, struct err *err)
+{
+	struct measuring measuring = {o, p};
+	const struct settle settling = {.config = &p->config,
+					.doc = p->doc,
+					.arch = p->arch,
+					.socket = daemon_socket(o),
+					.measure = measure,
+					.context = &measuring};
+
+	return settle(&settling, &p->chosen, err);
+}
+
+static int prepare(const struct options *o, struct prepared *ret, struct err *err)
+{
+	size_t len;
+	int rc = file_load(o->config, CONFIG_BYTES_MAX, &ret->text, &len, err);
+
+	if (rc == 0)
+		rc = train_config_parse(o->config, ret->text, len, &ret->config, &ret->doc, err);
+	if (rc == 0)
+		rc = tuned_apply(&ret->config, ret->doc, &ret->tuned, err);
+	if (rc == 0)
+		rc = arch_make(&ret->config, &ret->arch, err);
+	if (rc == 0)
+		rc = choose(o, ret, err);
+	ret->chosen.settled.extent = ret->config.nvme.extent;
+	ret->chosen.settled.queue_depth = ret->config.nvme.queue_depth;
+	if (rc == 0)
+		rc = plan_make(&ret->config, ret->doc, ret->arch,
+			       (unsigned)ret->config.device.count, &ret->plan, err);
+	return rc;
 }
 
 /* A failure for people, or for machines when they read the log. */

@@ -1,6 +1,6 @@
 /*
- * What a configuration leaves to the machine: host.memory where it is auto. Called by dsrun between
- * reading the configuration and planning, from its one thread.
+ * What a configuration leaves to the machine: host.memory and placements, where they are auto.
+ * Called by dsrun between reading the configuration and planning, from its one thread.
  *
  * The launcher alone looks, and hands on what it chose: so all ranks plan from the same figures,
  * whatever the host's are when they start. A run that is resumed may get others. Its numbers are
@@ -86,17 +86,58 @@ static int settle_memory(const struct train_config *config, const struct conf_do
 	return 0;
 }
 
-int settle(struct train_config *config, const struct conf_doc *doc, const struct arch *arch,
-	   const char *socket, struct train_settled *ret, struct err *err)
+/* The memory of a host is lent before it is known what goes there: as much as with least on the
+ * device, since what of the model is on a cpu device is within that device's budget anyway. */
+static struct train_config least_on_device(const struct train_config *config)
 {
-	struct train_settled settled = {0};
-	int rc = 0;
+	struct train_config c = *config;
+	const uint64_t away = 1 + (c.nvme.paths.count ? PLACE_NVME : PLACE_CPU);
 
-	if (config->host.memory == CONF_AUTO)
-		rc = settle_memory(config, doc, arch, socket, &settled.host_memory, err);
+	train_config_settle(
+		&c, &(struct train_settled){
+			    .param = placement_is_auto(c.zero.offload_param) ? away : 0,
+			    .optimizer = placement_is_auto(c.zero.offload_optimizer) ? away : 0});
+	return c;
+}
+
+static int settle_places(const struct settle *s, struct settle_result *ret, struct err *err)
+{
+	const struct predict_choice *best;
+	int rc = s->measure(s->context, &ret->rates, err);
+
+	if (rc == 0)
+		rc = predict_choose(s->config, s->doc, s->arch, (unsigned)s->config->device.count,
+				    &ret->rates, &ret->table, err);
 	if (rc < 0)
 		return rc;
-	train_config_settle(config, &settled);
-	*ret = settled;
+	best = &ret->table.choices[ret->table.best];
+	ret->predicted = true;
+	if (best->param < PLACE_COUNT)
+		ret->settled.param = 1 + (uint64_t)best->param;
+	if (best->optimizer < PLACE_COUNT)
+		ret->settled.optimizer = 1 + (uint64_t)best->optimizer;
+	return 0;
+}
+
+int settle(const struct settle *s, struct settle_result *ret, struct err *err)
+{
+	const bool places = placement_is_auto(s->config->zero.offload_param) ||
+			    placement_is_auto(s->config->zero.offload_optimizer);
+	const struct train_config least = least_on_device(s->config);
+	struct settle_result result = {.predicted = false};
+	int rc = 0;
+
+	if (s->config->host.memory == CONF_AUTO)
+		rc = settle_memory(&least, s->doc, s->arch, s->socket, &result.settled.host_memory,
+				   err);
+	if (rc < 0)
+		return rc;
+	train_config_settle(s->config, &result.settled);
+	if (places)
+		rc = settle_places(s, &result, err);
+	if (rc < 0)
+		return rc;
+	train_config_settle(s->config, &result.settled);
+	*ret = result;
 	return 0;
 }

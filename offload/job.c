@@ -91,6 +91,9 @@ char *job_format(const struct job *job)
 	     put(&j, "config_text", job->config_text) && put(&j, "socket", job->socket) &&
 	     put(&j, "export_path", job->export_path) && put(&j, "prompt", job->prompt);
 	json_u64(&j, "host_memory", job->settled.host_memory);
+	json_u64(&j, "place_param", job->settled.param);
+	json_u64(&j, "place_optimizer", job->settled.optimizer);
+	json_u64(&j, "measure", job->measure);
 	json_u64(&j, "world", job->world);
 	json_bool(&j, "resume", job->resume);
 	json_u64(&j, "generate", job->generate);
@@ -121,6 +124,9 @@ int job_parse(const char *text, size_t len, struct job *ret, struct conf_doc **r
 		{"config_name", CONF_STRING, AT(config_name), .required = true},
 		{"config_text", CONF_STRING, AT(config_text), .required = true},
 		{"host_memory", CONF_U64, AT(settled.host_memory)},
+		{"place_param", CONF_U64, AT(settled.param), .max = PLACE_COUNT},
+		{"place_optimizer", CONF_U64, AT(settled.optimizer), .max = PLACE_COUNT},
+		{"measure", CONF_U64, AT(measure)},
 		{"world", CONF_U64, AT(world), .required = true, .min = 1, .max = COMM_WORLD_MAX},
 		{"socket", CONF_STRING, AT(socket)},
 		{"resume", CONF_BOOL, AT(resume)},

@@ -33,6 +33,9 @@ struct job {
 	const char *export_path; /* weights as safetensors when done; NULL: none */
 	uint64_t generate;       /* tokens to sample when done */
 	const char *prompt;      /* what the sample begins with; NULL or "": a newline */
+	/* Above 0: nothing is trained. The workers time passes of this job's model with so many
+	 * blocks, all on the device, and the summary is {forward, pass, step}, in seconds. */
+	uint64_t measure;
 	/* The first and the last step to trace, counted from the first one of this run; 0: none. */
 	uint64_t trace_first, trace_last;
 };

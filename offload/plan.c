@@ -119,6 +119,9 @@ static int settings_plan(struct plan *p, const struct train_config *c, const str
 
 	if (rc == 0 && c->host.memory == CONF_AUTO)
 		rc = err_set(err, ERR_INTERNAL, "host.memory is auto, and nobody has settled it");
+	if (rc == 0 && (placement_is_auto(c->zero.offload_param) ||
+			placement_is_auto(c->zero.offload_optimizer)))
+		rc = err_set(err, ERR_INTERNAL, "a placement is auto, and nobody has settled it");
 	if (rc < 0)
 		return rc;
 	p->micros = c->schedule.order == ORDER_LAYER ? p->accumulation : 1;

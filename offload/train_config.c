@@ -90,8 +90,10 @@ static const struct conf_key schedule_keys[] = {
 
 static const struct conf_key zero_keys[] = {
 	{"stage", CONF_U64, AT(zero.stage), .max = 3},
-	{"offload_param", CONF_SHARES, AT(zero.offload_param), .names = placement_names},
-	{"offload_optimizer", CONF_SHARES, AT(zero.offload_optimizer), .names = placement_names},
+	{"offload_param", CONF_SHARES, AT(zero.offload_param), .automatic = true,
+	 .names = placement_names},
+	{"offload_optimizer", CONF_SHARES, AT(zero.offload_optimizer), .automatic = true,
+	 .names = placement_names},
 	{"offload_activations", CONF_ENUM, AT(zero.offload_activations), .names = placement_names},
 	{"prefetch", CONF_U64, AT(zero.prefetch), .min = 1, .max = 64},
 	{.type = CONF_END},
@@ -486,8 +488,16 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 	return 0;
 }
 
+static void shares_settle(double shares[PLACE_COUNT], uint64_t chosen)
+{
+	for (int place = 0; chosen && place < PLACE_COUNT; place++)
+		shares[place] = place + 1 == (int)chosen;
+}
+
 void train_config_settle(struct train_config *config, const struct train_settled *settled)
 {
+	shares_settle(config->zero.offload_param, settled->param);
+	shares_settle(config->zero.offload_optimizer, settled->optimizer);
 	if (settled->host_memory)
 		config->host.memory = settled->host_memory;
 	if (settled->extent && config->nvme.extent_auto)

@@ -46,7 +46,8 @@ struct train_config {
 	int precision; /* enum train_precision */
 	struct {
 		uint64_t stage;
-		double offload_param[PLACE_COUNT]; /* each tier's share, 1 in all */
+		/* Each tier's share, 1 in all; the first one CONF_SHARES_AUTO until settled. */
+		double offload_param[PLACE_COUNT];
 		double offload_optimizer[PLACE_COUNT];
 		int offload_activations; /* enum placement */
 		uint64_t prefetch;       /* units fetched ahead, at most */
@@ -94,6 +95,7 @@ int train_config_parse(const char *name, const char *text, size_t len, struct tr
 /* What the launcher chose where a configuration says auto; zero: nothing. */
 struct train_settled {
 	uint64_t host_memory, extent, queue_depth;
+	uint64_t param, optimizer; /* 1 + enum placement */
 };
 
 /* The configuration that all processes of a job plan from: what was chosen in place of auto. */
@@ -111,6 +113,12 @@ struct optimizer_hyper train_config_hyper(const struct train_config *config);
 
 /* Can a device of the job step units, or is all optimizer state to be offloaded? */
 bool train_config_device_steps(const struct train_config *config);
+
+/* Are these shares auto, and not settled? */
+static inline bool placement_is_auto(const double shares[PLACE_COUNT])
+{
+	return shares[PLACE_NONE] < 0;
+}
 
 const char *placement_name(int placement);
 

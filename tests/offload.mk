@@ -1,4 +1,4 @@
-TESTS                += t_train_config t_plan t_plan_order t_plan_split t_plan_cache t_plan_forms t_job
+TESTS                += t_train_config t_plan t_plan_order t_plan_split t_plan_cache t_predict t_plan_forms t_job
 t_train_config_USES  := offload comm nvme kernels common
 t_plan_USES          := offload comm nvme kernels common
 t_plan_SRCS          := tests/plan_bed.c
@@ -11,6 +11,8 @@ t_plan_split_USES    := offload comm nvme kernels common
 t_plan_split_SRCS    := tests/plan_bed.c
 t_plan_cache_USES    := offload comm nvme kernels common
 t_plan_cache_SRCS    := tests/plan_bed.c
+t_predict_USES       := offload comm nvme kernels common
+t_predict_SRCS       := tests/plan_bed.c
 t_job_USES           := offload comm nvme kernels common
 t_job_WRAP           := malloc calloc realloc strdup
 # What a recording device has to see that passes by the device: tests/record_calls.c.

@@ -67,9 +67,11 @@ int main(void)
 
 	log_init("dsworker", LOG_LEVEL_INFO, LOG_FORMAT_AUTO);
 	rc = run_open(&run, &err);
-	if (!rc)
+	if (!rc && run.job.measure)
+		rc = measure_run(&run, &err);
+	else if (!rc)
 		rc = loop_run(&run, &err);
-	if (!rc)
+	if (!rc && !run.job.measure)
 		rc = finish(&run, &sample, &err);
 	if (rc < 0) {
 		log_error("worker", "%s", err.text);

@@ -163,6 +163,11 @@ int run_note(struct run *run, struct err *err, const char *fmt, ...)
  * checkpoints when due. */
 int loop_run(struct run *run, struct err *err);
 
+/* ---- measure.c ---- */
+
+/* A job that measures, instead of training: see offload/job.h. */
+int measure_run(struct run *run, struct err *err);
+
 /* ---- trace.c ---- */
 
 /* The recorder, when the job asks for one; before the engine opens. */

@@ -106,6 +106,22 @@ static int load_job(struct run *run, struct err *err)
 	return 0;
 }
 
+/* The job's model with so many blocks, one micro-batch, everything on the device. */
+static void bare(struct run *run)
+{
+	struct train_config *c = &run->config;
+
+	c->model.layers = run->job.measure;
+	c->batch.global = c->batch.micro * run->world;
+	c->zero.offload_activations = PLACE_NONE;
+	train_config_settle(c, &(struct train_settled){.param = 1 + PLACE_NONE,
+						       .optimizer = 1 + PLACE_NONE,
+						       .host_memory = 1 << 20});
+	/* The host's memory is the device's: what a few blocks need is not what is asked. */
+	if (c->device.type == DEVICE_CPU)
+		c->device.memory = UINT64_C(1) << 60;
+}
+
 static int open_job(struct run *run, struct err *err)
 {
 	int rc = env_number("RANK", &run->rank, err);
@@ -121,6 +137,8 @@ static int open_job(struct run *run, struct err *err)
 				strlen(run->job.config_text), &run->config, &run->config_doc, err);
 	if (!rc)
 		train_config_settle(&run->config, &run->job.settled);
+	if (!rc && run->job.measure)
+		bare(run);
 	if (!rc)
 		rc = train_config_accumulation(&run->config, run->config_doc, run->world,
 					       &run->accumulation, err);
@@ -129,6 +147,8 @@ static int open_job(struct run *run, struct err *err)
 	if (!rc)
 		rc = plan_make(&run->config, run->config_doc, run->arch, run->world, &run->plan,
 			       err);
+	if (!rc && run->job.measure && run->config.device.type == DEVICE_CPU)
+		run->config.device.memory = run->plan->device.total_bytes;
 	return rc;
 }
 
@@ -320,6 +340,10 @@ int run_open(struct run *run, struct err *err)
 	rc = open_job(run, err);
 	if (!rc)
 		rc = open_signals(run, err);
+	if (!rc && run->job.measure) {
+		rc = open_engine(run, err);
+		return rc ? rc : open_buffers(run, err);
+	}
 	if (!rc)
 		rc = open_data(run, err);
 	if (!rc)
