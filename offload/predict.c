@@ -125,18 +125,21 @@ static struct work work_first(const struct plan *p, const struct arch *arch,
 			      const struct predict_rates *r)
 {
 	const double ranks = p->ranks_per_host, param = dtype_bytes(p->param_type);
-	const double swap = optimizer_swap(p), passes = 2.0 * (double)p->accumulation;
+	const double swap = optimizer_swap(p);
+	/* A unit serves all micro-batches that are side by side: so often it comes in a step. */
+	const double passes = 2.0 * (double)(p->accumulation / p->micros);
 	double stale, elems = elems_stepped(p, &stale);
 	/* What phases read, in both directions of each micro-batch: this is one of them. */
 	const double fetched = ((double)p->swap.step_read_bytes - swap) / passes;
 	struct work w = {
-		.device = line_at(&r->forward, (double)arch->kept_max),
+		.device = (double)p->micros * line_at(&r->forward, (double)arch->kept_max),
 		.adam = ranks * seconds(elems, r->adam),
 		.read = ranks * (swap + fetched),
 		.written = ranks * swap,
 	};
 
-	w.copy = ranks * seconds(bytes_in(p) + stale * param + act_bytes(p), r->copy);
+	w.copy = ranks *
+		 seconds(bytes_in(p) + stale * param + (double)p->micros * act_bytes(p), r->copy);
 	w.checksum = seconds(w.read + w.written, r->checksum);
 	return w;
 }
@@ -148,7 +151,7 @@ static struct work work_rest(const struct plan *p, const struct arch *arch,
 	const double ranks = p->ranks_per_host, blocks = (double)arch->kept_max;
 	const double micro = (double)p->accumulation, recomputed = blocks - p->device.kept_blocks;
 	const struct work first = work_first(p, arch, r);
-	const double grad = dtype_bytes(p->grad_type);
+	const double grad = dtype_bytes(p->grad_type), passes = micro / (double)p->micros;
 	const double in = bytes_in(p), acts = act_bytes(p);
 	double stale, elems = elems_stepped(p, &stale);
 	struct work w = {
@@ -159,8 +162,8 @@ static struct work work_rest(const struct plan *p, const struct arch *arch,
 	};
 
 	/* Gradients go out once a micro-batch; those that wait are moved, or added, once more. */
-	w.copy = ranks * seconds((2 * micro - 1) * (in + acts) +
-					 micro * elems * grad * (p->grad_kept ? 2 : 1),
+	w.copy = ranks * seconds((2 * passes - 1) * (in + (double)p->micros * acts) +
+					 passes * elems * grad * (p->grad_kept ? 2 : 1),
 				 r->copy);
 	w.checksum = seconds(w.read + w.written, r->checksum);
 	return w;

@@ -113,6 +113,7 @@ static void bare(struct run *run)
 
 	c->model.layers = run->job.measure;
 	c->batch.global = c->batch.micro * run->world;
+	c->schedule.order = ORDER_MICRO_BATCH;
 	c->zero.offload_activations = PLACE_NONE;
 	train_config_settle(c, &(struct train_settled){.param = 1 + PLACE_NONE,
 						       .optimizer = 1 + PLACE_NONE,
