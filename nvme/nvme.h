@@ -72,7 +72,7 @@ struct nvme_info {
  * free when the space is not there; ERR_CONFIG for a path that is no writable directory or an
  * engine by name that cannot be had. `auto` takes io_uring, else libaio. Where paths of different
  * filesystems come without weights, it first writes and reads on all of them at once for a moment
- * (NVME_WEIGH_BYTES on each, then at most 0.2 s). Weights decide how fast transfers are, nothing
+ * (NVME_WEIGH_BYTES on each, then 0.5 s). Weights decide how fast transfers are, nothing
  * else.
  */
 int nvme_store_open(const struct nvme_config *config, struct nvme_store **ret,
@@ -118,6 +118,7 @@ struct nvme_io {
 	int rc;
 	uint16_t path;
 	uint16_t attempts;
+	bool summed;
 };
 
 /* Extents of an object, and the bytes of one of them without padding. */

@@ -7,14 +7,18 @@
  * The life of a transfer, and who moves it on:
  *
  *	waiting  in path->head..tail: its directory has `queue_depth` in flight  nvme_submit
- *	staged   in store->staged: it has a slot, a write has its checksum       start_waiting
- *	flying   the kernel has it                                               flush
- *	         short or interrupted: staged again, from where it stopped       settle
- *	done     slot given back, table updated, io->done called                 settle
+ *	staged   in store->staged: it has a slot                                 start_waiting
+ *	flying   the kernel has it; a write gets its checksum meanwhile          flush
+ *	         short or interrupted: staged again, from where it stopped       land
+ *	landed   slot given back, and what waits for it is started               land
+ *	done     a read's checksum compared, table updated, io->done called      deliver
  *	refused  in store->refused: `done` will come with a code                 deliver_refused
  *
+ * Checksums never keep the device from work: of a batch of completions all are landed and what can
+ * start next is given to the kernel before the first is summed, and writes are summed in flight.
+ *
  * Invariants
- *  1. store->slots[i] is the transfer with slot i, from staged until done: at most queue_depth per
+ *  1. store->slots[i] is the transfer with slot i, from staged until landed: at most queue_depth per
  *     directory, path_count * queue_depth in all, which is what the engine has room for.
  *  2. place->written is true only when the last write of the extent completed whole and place->crc
  *     is the sum of what was written. It turns false when a write begins, so that a failed or
@@ -49,9 +53,10 @@
 
 /*
  * While `done` callbacks run, new transfers are staged and go to the kernel together, unless this
- * many bytes are waiting: then the device has been kept from work long enough.
+ * many bytes are waiting or the kernel has less than is waiting: then the device has been kept from
+ * work long enough. A call costs about as much as moving 2 KiB.
  */
-#define STAGE_BYTES_MAX (1u << 20)
+#define STAGE_BYTES_MAX (256u << 10)
 
 /* Tries without progress of one transfer (EINTR, EAGAIN, a resumed transfer that moves nothing). */
 #define ATTEMPTS_MAX 64u
@@ -81,7 +86,7 @@ struct nvme_store {
 
 	struct nvme_io **slots, **staged;
 	uint32_t *free_slots;
-	unsigned free_count, staged_count;
+	unsigned free_count, staged_count, staged_unsummed;
 	uint64_t staged_bytes;
 	struct nvme_io *refused_head, *refused_tail;
 	unsigned regions;
@@ -104,6 +109,7 @@ static void refuse(struct nvme_store *s, struct nvme_io *io, int rc);
 static void deliver_refused(struct nvme_store *s);
 static void start_waiting(struct nvme_store *s, struct path *path);
 static void flush(struct nvme_store *s, bool wait);
+static void flush_if_due(struct nvme_store *s);
 static unsigned reap(struct nvme_store *s, bool wait);
 static void signal_event(struct nvme_store *s);
 static void drain_event(struct nvme_store *s);
@@ -200,6 +206,7 @@ void nvme_submit(struct nvme_store *s, struct nvme_io *io)
 	io->moved = 0;
 	io->started_ns = io->ended_ns = 0;
 	io->attempts = 0;
+	io->summed = !io->write;
 	io->slot = NO_SLOT;
 	if (s->broken) {
 		refuse(s, io, s->broken);
@@ -216,7 +223,9 @@ void nvme_submit(struct nvme_store *s, struct nvme_io *io)
 		path->head = io;
 	path->tail = io;
 	start_waiting(s, path);
-	if (!s->polling || s->staged_bytes >= STAGE_BYTES_MAX)
+	if (s->polling)
+		flush_if_due(s);
+	else
 		flush(s, false);
 }
 
@@ -490,6 +499,7 @@ static void stage(struct nvme_store *s, struct nvme_io *io)
 {
 	s->staged[s->staged_count++] = io;
 	s->staged_bytes += io->len - io->moved;
+	s->staged_unsummed += !io->summed;
 }
 
 static void release_slot(struct nvme_store *s, struct nvme_io *io)
@@ -503,7 +513,6 @@ static void release_slot(struct nvme_store *s, struct nvme_io *io)
 
 static void start_waiting(struct nvme_store *s, struct path *path)
 {
-	struct nvme_place *place;
 	struct nvme_io *io;
 
 	while (path->head && path->in_flight < s->queue_depth) {
@@ -516,11 +525,8 @@ static void start_waiting(struct nvme_store *s, struct path *path)
 		path->in_flight++;
 		if (++s->stats.in_flight > s->stats.in_flight_peak)
 			s->stats.in_flight_peak = s->stats.in_flight;
-		if (io->write) {
-			place = place_of(s, io->object, io->extent);
-			place->written = false;
-			io->crc = crc32c(0, io->buf, nvme_extent_bytes(s, io->object, io->extent));
-		}
+		if (io->write)
+			place_of(s, io->object, io->extent)->written = false;
 		if (io->timed)
 			io->started_ns = trace_now_ns();
 		stage(s, io);
@@ -544,7 +550,7 @@ static void break_engine(struct nvme_store *s, int rc, const char *doing, bool d
 		release_slot(s, io);
 		refuse(s, io, rc);
 	}
-	s->staged_count = 0;
+	s->staged_count = s->staged_unsummed = 0;
 	s->staged_bytes = 0;
 	for (i = 0; i < s->path_count; i++) {
 		while (s->paths[i].head) {
@@ -567,23 +573,39 @@ static void break_engine(struct nvme_store *s, int rc, const char *doing, bool d
 	}
 }
 
+/* The first `taken` of what is staged are with the kernel: writes are summed while it has them. */
+static void unstage(struct nvme_store *s, unsigned taken)
+{
+	struct nvme_io *io;
+	unsigned i;
+
+	for (i = 0; i < taken; i++) {
+		io = s->staged[i];
+		s->staged_bytes -= io->len - io->moved;
+		if (io->summed)
+			continue;
+		io->crc = crc32c(0, io->buf, nvme_extent_bytes(s, io->object, io->extent));
+		io->summed = true;
+		s->staged_unsummed--;
+	}
+	s->staged_count -= taken;
+	memmove(s->staged, s->staged + taken, s->staged_count * sizeof(struct nvme_io *));
+}
+
 /* Gives what is staged to the kernel, as far as it takes it. */
 static void flush(struct nvme_store *s, bool wait)
 {
-	unsigned stalls = 0, taken, i;
+	unsigned stalls = 0;
 	int rc;
 
 	while (s->staged_count > 0) {
-		rc = s->ops->submit(s->queue, s->staged, s->staged_count, wait);
+		rc = s->ops->submit(s->queue, s->staged, s->staged_count,
+				    wait && s->staged_unsummed == 0);
 		if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR) {
 			break_engine(s, rc, "submission", false);
 			return;
 		}
-		taken = rc > 0 ? (unsigned)rc : 0;
-		for (i = 0; i < taken; i++)
-			s->staged_bytes -= s->staged[i]->len - s->staged[i]->moved;
-		s->staged_count -= taken;
-		memmove(s->staged, s->staged + taken, s->staged_count * sizeof(struct nvme_io *));
+		unstage(s, rc > 0 ? (unsigned)rc : 0);
 		/* What the kernel holds will complete and bring us back here. */
 		if (s->stats.in_flight > s->staged_count)
 			return;
@@ -593,6 +615,12 @@ static void flush(struct nvme_store *s, bool wait)
 		}
 		sched_yield();
 	}
+}
+
+static void flush_if_due(struct nvme_store *s)
+{
+	if (s->staged_bytes >= STAGE_BYTES_MAX || 2 * s->staged_count > s->stats.in_flight)
+		flush(s, false);
 }
 
 /*
@@ -652,34 +680,39 @@ static int conclude(struct nvme_store *s, struct nvme_io *io)
 	return ERR_IO;
 }
 
-static void settle(struct nvme_store *s, struct nvme_io *io, int res)
+/* Takes a completion. Returns whether the transfer is over, with its code in io->rc. */
+static bool land(struct nvme_store *s, struct nvme_io *io, int res)
 {
 	int rc = judge(s, io, res);
 
 	if (rc > 0 && !s->closing && !s->broken) {
 		stage(s, io);
-		return;
+		return false;
 	}
+	if (rc > 0)
+		rc = s->broken ? s->broken : -ECANCELED;
+	io->rc = rc;
 	if (io->timed)
 		io->ended_ns = trace_now_ns();
-	if (rc == 0)
-		rc = conclude(s, io);
-	else if (rc > 0)
-		rc = s->broken ? s->broken : -ECANCELED;
 	release_slot(s, io);
-	if (s->closing)
-		return;
-	start_waiting(s, &s->paths[io->path]);
-	if (s->staged_bytes >= STAGE_BYTES_MAX)
-		flush(s, false);
+	if (!s->closing)
+		start_waiting(s, &s->paths[io->path]);
+	return true;
+}
+
+static void deliver(struct nvme_store *s, struct nvme_io *io)
+{
+	int rc = io->rc == 0 ? conclude(s, io) : io->rc;
+
 	s->calls++;
 	io->done(io, rc);
 }
 
-/* Settles a batch of completions. Returns how many. */
+/* Lands and delivers a batch of completions. Returns how many. */
 static unsigned reap(struct nvme_store *s, bool wait)
 {
 	struct nvme_completion batch[REAP_BATCH];
+	unsigned landed = 0;
 	int i, n;
 
 	if (!s->queue || s->stats.in_flight == 0)
@@ -690,7 +723,13 @@ static unsigned reap(struct nvme_store *s, bool wait)
 		return 0;
 	}
 	for (i = 0; i < n; i++)
-		settle(s, batch[i].io, batch[i].res);
+		if (land(s, batch[i].io, batch[i].res))
+			batch[landed++].io = batch[i].io;
+	if (s->closing)
+		return (unsigned)n;
+	flush(s, false);
+	for (i = 0; i < (int)landed; i++)
+		deliver(s, batch[i].io);
 	return (unsigned)n;
 }
 

@@ -1,5 +1,5 @@
 /*
- * The speed of directories beside each other: a short look, by a small store over all of them.
+ * The speed of directories beside each other, from a few short looks through a small store.
  *
  * Called by store.c from the thread that opens the store, before its files are made.
  *
@@ -10,7 +10,7 @@
  * Invariants
  *  1. The store that measures is given equal weights: measuring does not measure.
  *  2. Only bytes of extents that were written before are read, so no hole is taken for a fast disk.
- *  3. Differences that so short a look cannot tell from noise count as none: then files are striped
+ *  3. Differences that short looks cannot tell from noise count as none: then files are striped
  *     equally and every run of a machine has the same layout.
  */
 #include <errno.h>
@@ -26,7 +26,10 @@
 #define EXTENT_BYTES (1u << 20)
 #define EXTENTS      (NVME_WEIGH_BYTES / EXTENT_BYTES) /* of a path; even */
 #define DEPTH        8u
-#define LOOK_NS      200000000ull
+#define RAMP_NS      100000000ull /* not counted: who has rested goes faster for a moment */
+/* A path's speed is the median of these looks: one that something else disturbs does not count. */
+#define LOOKS   5u
+#define LOOK_NS 80000000ull
 /* Paths within this of the fastest are taken for equal. */
 #define ALIKE 0.8
 
@@ -34,9 +37,9 @@ struct look {
 	struct nvme_store *store;
 	size_t path_count;
 	uint32_t begun[NVME_PATHS_MAX], limit; /* transfers of each path */
-	uint64_t end_ns;
+	uint64_t ramp_ns, end_ns;
 	bool fill;
-	uint64_t bytes[NVME_PATHS_MAX];
+	uint64_t bytes[NVME_PATHS_MAX][LOOKS];
 	unsigned in_flight;
 	int rc;
 };
@@ -58,12 +61,14 @@ static void start(struct look *l, struct nvme_io *io, size_t path)
 static void done(struct nvme_io *io, int rc)
 {
 	struct look *l = io->context;
+	uint64_t now = trace_now_ns();
 
 	l->in_flight--;
-	l->bytes[io->path] += io->len;
+	if (now >= l->ramp_ns && now < l->end_ns && !l->fill)
+		l->bytes[io->path][(now - l->ramp_ns) / LOOK_NS] += io->len;
 	if (rc < 0)
 		l->rc = rc;
-	if (l->rc == 0 && l->begun[io->path] < l->limit && trace_now_ns() < l->end_ns)
+	if (l->rc == 0 && l->begun[io->path] < l->limit && now < l->end_ns)
 		start(l, io, io->path);
 }
 
@@ -75,14 +80,30 @@ static void pass(struct look *l, struct nvme_io *ios, bool fill)
 	memset(l->bytes, 0, sizeof(l->bytes));
 	l->fill = fill;
 	l->limit = fill ? EXTENTS : UINT32_MAX;
-	l->end_ns = fill ? UINT64_MAX : trace_now_ns() + LOOK_NS;
+	l->ramp_ns = trace_now_ns() + RAMP_NS;
+	l->end_ns = fill ? UINT64_MAX : l->ramp_ns + LOOKS * LOOK_NS;
 	for (i = 0; i < DEPTH * l->path_count && l->rc == 0; i++)
 		start(l, &ios[i], i % l->path_count);
 	while (l->in_flight > 0)
 		nvme_wait(l->store);
 }
 
-/* The bytes that each path moved; 0 or a negative code. */
+static uint64_t median(const uint64_t *looks)
+{
+	size_t i, k, below, same;
+
+	for (i = 0; i < LOOKS; i++) {
+		for (k = below = same = 0; k < LOOKS; k++) {
+			below += looks[k] < looks[i];
+			same += looks[k] == looks[i];
+		}
+		if (below <= LOOKS / 2 && below + same > LOOKS / 2)
+			break;
+	}
+	return looks[i];
+}
+
+/* The bytes that each path moves in a look; 0 or a negative code. */
 static int look(const struct nvme_config *config, struct nvme_io *ios, uint8_t *mem,
 		uint64_t *ret_bytes, struct err *err)
 {
@@ -111,8 +132,8 @@ static int look(const struct nvme_config *config, struct nvme_io *ios, uint8_t *
 		pass(&l, ios, false);
 	if (l.rc < 0)
 		err_set(err, l.rc, "%s", nvme_store_error(l.store));
-	else
-		memcpy(ret_bytes, l.bytes, sizeof(l.bytes));
+	for (i = 0; i < config->path_count; i++)
+		ret_bytes[i] = median(l.bytes[i]);
 	nvme_store_free(l.store);
 	return l.rc;
 }

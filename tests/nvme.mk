@@ -16,3 +16,5 @@ TESTS            += t_nvme_figures t_nvme_measure
 t_nvme_figures_USES := nvme common
 t_nvme_measure_USES := nvme common
 t_nvme_measure_WRAP := calloc mmap eventfd fallocate io_setup io_uring_queue_init_params
+TEST_SCRIPTS         += tests/nvme_unequal.sh
+tests: $(B)/bench/bench_nvme
