@@ -14,12 +14,12 @@
  *	done     a read's checksum compared, table updated, io->done called      deliver
  *	refused  in store->refused: `done` will come with a code                 deliver_refused
  *
- * Checksums never keep the device from work: of a batch of completions all are landed and what can
- * start next is given to the kernel before the first is summed, and writes are summed in flight.
+ * Checksums never keep the device from work: of a batch of completions all are landed, and what can
+ * start next is given to the kernel, before the first is summed; writes are summed in flight.
  *
  * Invariants
- *  1. store->slots[i] is the transfer with slot i, from staged until landed: at most queue_depth per
- *     directory, path_count * queue_depth in all, which is what the engine has room for.
+ *  1. store->slots[i] is the transfer with slot i, from staged until landed: at most queue_depth
+ *     per directory, path_count * queue_depth in all, which is what the engine has room for.
  *  2. place->written is true only when the last write of the extent completed whole and place->crc
  *     is the sum of what was written. It turns false when a write begins, so that a failed or
  *     unfinished write can never be read back as if it were the extent.
