@@ -66,6 +66,7 @@ static const char *const op_names[DEVICE_OP_COUNT] = {
 	[OP_VECTOR_ACCUMULATE] = "accumulate",
 	[OP_VECTOR_SUMSQ] = "sum of squares",
 	[OP_ADAM] = "adam",
+	[OP_OPTIMIZER] = "optimizer",
 };
 
 static int error_get(struct device *device, struct err *err);

@@ -168,8 +168,9 @@ void device_trace_collect(struct device *device);
 
 /*
  * Operations are enqueued by the typed functions of linear.h, norm.h, rotary.h, attention.h,
- * activation.h, embedding.h, loss.h, vector.h and adam.h, all of which come down to this: the
- * arguments are copied, the backend's table maps `op` to code. Not called from outside kernels/.
+ * activation.h, embedding.h, loss.h, vector.h, adam.h and optimizer.h, all of which come down to
+ * this: the arguments are copied, the backend's table maps `op` to code. Not called from outside
+ * kernels/.
  */
 enum device_op {
 	OP_LINEAR_FORWARD,
@@ -194,6 +195,7 @@ enum device_op {
 	OP_VECTOR_ACCUMULATE,
 	OP_VECTOR_SUMSQ,
 	OP_ADAM,
+	OP_OPTIMIZER, /* of type cpu only */
 	DEVICE_OP_COUNT,
 };
 

@@ -129,6 +129,7 @@ cpu_op_fn *const cpu_ops[DEVICE_OP_COUNT] = {
 	[OP_VECTOR_ACCUMULATE] = cpu_vector_accumulate,
 	[OP_VECTOR_SUMSQ] = cpu_vector_sumsq,
 	[OP_ADAM] = cpu_adam,
+	[OP_OPTIMIZER] = cpu_optimizer,
 };
 
 static int arena_map(struct cpu_device *d, struct err *err);

@@ -139,6 +139,7 @@ void cpu_vector_convert(struct cpu_team *team, const void *args);
 void cpu_vector_accumulate(struct cpu_team *team, const void *args);
 void cpu_vector_sumsq(struct cpu_team *team, const void *args);
 void cpu_adam(struct cpu_team *team, const void *args);
+void cpu_optimizer(struct cpu_team *team, const void *args);
 
 /* The same by number: device_cpu.c's table. blas_load must have been called. */
 typedef void cpu_op_fn(struct cpu_team *team, const void *args);

@@ -27,6 +27,7 @@ _Static_assert(sizeof(struct swiglu) <= DEVICE_ARGS_BYTES_MAX, "arguments too la
 _Static_assert(sizeof(struct embedding) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct cross_entropy) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct vector) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
+_Static_assert(sizeof(struct optimizer_step) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 _Static_assert(sizeof(struct adam) <= DEVICE_ARGS_BYTES_MAX, "arguments too large");
 
 /* The cpu device works in fp32, whatever the parameters' type. */
@@ -205,7 +206,13 @@ void adam_step(struct device_stream *stream, const struct adam *a)
 
 void optimizer_step(struct device_stream *stream, const struct optimizer_step *step)
 {
-	const struct adam adam = optimizer_adam(step);
+	if (step->kind == OPTIMIZER_ADAMW && step->moments == MOMENTS_F32) {
+		const struct adam adam = optimizer_adam(step);
 
-	adam_step(stream, &adam);
+		adam_step(stream, &adam);
+		return;
+	}
+	assert(step->decay_count <= step->count);
+	assert(stream->device->config.type == DEVICE_CPU);
+	device_launch(stream, OP_OPTIMIZER, step, sizeof(*step));
 }

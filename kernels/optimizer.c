@@ -9,9 +9,17 @@
 #include <string.h>
 
 #include "common/rng.h"
+#include "kernels/optimizer_kernels.h"
+#include "kernels/vector.h"
 
 /* The stream of common/rng.h that random keys come from; no other user of a job's seed has it. */
 #define RANDOM_STREAM 0x6d6f6d656e7473u
+
+static const struct optimizer_kernels *const tables[CPU_ISA_COUNT] = {
+	[CPU_SCALAR] = &optimizer_scalar,
+	[CPU_AVX2] = &optimizer_avx2,
+	[CPU_AVX512] = &optimizer_avx512,
+};
 
 const char *const optimizer_kind_names[OPTIMIZER_KINDS + 1] = {
 	[OPTIMIZER_ADAMW] = "adamw",
@@ -166,34 +174,113 @@ struct adam optimizer_adam(const struct optimizer_step *s)
 	};
 }
 
+struct optimizer_step optimizer_part(const struct optimizer_step *s, size_t begin, size_t count)
+{
+	struct optimizer_step part = *s;
+	size_t decay = s->decay_count > begin ? s->decay_count - begin : 0;
+
+	assert(begin % OPTIMIZER_BLOCK == 0 || s->moments != MOMENTS_INT8);
+	part.count = count;
+	part.decay_count = decay < count ? decay : count;
+	part.position += begin;
+	part.grad = (const uint8_t *)s->grad + begin * dtype_bytes(s->grad_type);
+	part.param = (uint8_t *)s->param + begin * dtype_bytes(s->param_type);
+	part.state.lo = s->state.lo ? s->state.lo + begin : NULL;
+	for (unsigned i = 0; i < OPTIMIZER_MOMENTS_MAX; i++) {
+		uint8_t *moment = s->state.moment[i];
+		float *scale = s->state.scale[i];
+
+		part.state.moment[i] = moment ? moment + begin * moment_bytes[s->moments] : NULL;
+		part.state.scale[i] = scale ? scale + begin / OPTIMIZER_BLOCK : NULL;
+	}
+	return part;
+}
+
+/* Elements up to the next position that is a multiple of 2^32, of which kernels pass none. */
+static uint64_t before_turn(const struct optimizer_step *s)
+{
+	return (UINT64_C(1) << 32) - (uint32_t)s->position;
+}
+
 void optimizer_host_step_isa(const struct optimizer_step *s, enum cpu_isa isa)
 {
-	const struct adam adam = optimizer_adam(s);
+	assert(s->decay_count <= s->count);
+	if (s->kind == OPTIMIZER_ADAMW && s->moments == MOMENTS_F32) {
+		const struct adam adam = optimizer_adam(s);
 
-	adam_host_step_isa(&adam, isa);
+		adam_host_step_isa(&adam, isa);
+		return;
+	}
+	assert(tables[isa]->step[s->kind][s->moments]);
+	if (s->moments == MOMENTS_BF16 && s->count > before_turn(s)) {
+		size_t count = (size_t)before_turn(s);
+		struct optimizer_step before = optimizer_part(s, 0, count);
+		struct optimizer_step after = optimizer_part(s, count, s->count - count);
+
+		tables[isa]->step[s->kind][s->moments](&before);
+		optimizer_host_step_isa(&after, isa);
+		return;
+	}
+	tables[isa]->step[s->kind][s->moments](s);
 }
 
 void optimizer_host_step(const struct optimizer_step *s)
 {
-	const struct adam adam = optimizer_adam(s);
+	/* Not by way of _isa: bench_swap wraps adam_host_step. */
+	if (s->kind == OPTIMIZER_ADAMW && s->moments == MOMENTS_F32) {
+		const struct adam adam = optimizer_adam(s);
 
-	adam_host_step(&adam);
+		adam_host_step(&adam);
+		return;
+	}
+	optimizer_host_step_isa(s, cpu_isa());
+}
+
+void optimizer_host_move(const struct optimizer_step *s)
+{
+	assert(s->count % OPTIMIZER_BLOCK == 0);
+	tables[cpu_isa()]->move(s);
 }
 
 void optimizer_moments_export(enum optimizer_kind kind, enum optimizer_moments moments,
 			      const struct optimizer_state *state, size_t count,
 			      float *const to[OPTIMIZER_MOMENTS_MAX])
 {
-	assert(moments == MOMENTS_F32);
-	for (unsigned i = 0; i < optimizer_moment_count(kind); i++)
-		memcpy(to[i], state->moment[i], count * sizeof(float));
+	optimizer_moments_export_isa(kind, moments, state, count, to, cpu_isa());
 }
 
 void optimizer_moments_import(enum optimizer_kind kind, enum optimizer_moments moments,
 			      const struct optimizer_state *state, size_t count,
 			      const float *const from[OPTIMIZER_MOMENTS_MAX])
 {
-	assert(moments == MOMENTS_F32);
-	for (unsigned i = 0; i < optimizer_moment_count(kind); i++)
-		memcpy(state->moment[i], from[i], count * sizeof(float));
+	optimizer_moments_import_isa(kind, moments, state, count, from, cpu_isa());
+}
+
+void optimizer_moments_export_isa(enum optimizer_kind kind, enum optimizer_moments moments,
+				  const struct optimizer_state *state, size_t count,
+				  float *const to[OPTIMIZER_MOMENTS_MAX], enum cpu_isa isa)
+{
+	for (unsigned i = 0; i < optimizer_moment_count(kind); i++) {
+		if (moments == MOMENTS_F32)
+			memcpy(to[i], state->moment[i], count * sizeof(float));
+		else if (moments == MOMENTS_BF16)
+			vector_host_convert(to[i], DTYPE_F32, state->moment[i], DTYPE_BF16, count);
+		else
+			tables[isa]->decode(i, state->moment[i], state->scale[i], count, to[i]);
+	}
+}
+
+void optimizer_moments_import_isa(enum optimizer_kind kind, enum optimizer_moments moments,
+				  const struct optimizer_state *state, size_t count,
+				  const float *const from[OPTIMIZER_MOMENTS_MAX], enum cpu_isa isa)
+{
+	for (unsigned i = 0; i < optimizer_moment_count(kind); i++) {
+		if (moments == MOMENTS_F32)
+			memcpy(state->moment[i], from[i], count * sizeof(float));
+		else if (moments == MOMENTS_BF16)
+			vector_host_convert(state->moment[i], DTYPE_BF16, from[i], DTYPE_F32,
+					    count);
+		else
+			tables[isa]->encode(i, state->moment[i], state->scale[i], count, from[i]);
+	}
 }

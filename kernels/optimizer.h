@@ -156,11 +156,20 @@ struct optimizer_step {
 /* The step as adam.h has it: of AdamW with MOMENTS_F32. */
 struct adam optimizer_adam(const struct optimizer_step *step);
 
+/* The `count` elements from `begin` on; `begin` is a multiple of the block with MOMENTS_INT8. */
+struct optimizer_step optimizer_part(const struct optimizer_step *step, size_t begin, size_t count);
+
 /* In the calling thread, with the best instruction set of cpu_isa(). */
 void optimizer_host_step(const struct optimizer_step *step);
 
 /* With a given instruction set, which must be present: for tests and benchmarks. */
 void optimizer_host_step_isa(const struct optimizer_step *step, enum cpu_isa isa);
+
+/*
+ * What a step is measured against: reads and writes its bytes and computes nothing; all stays as it
+ * was. Whole blocks. (adam_host_move is the one for AdamW with MOMENTS_F32.)
+ */
+void optimizer_host_move(const struct optimizer_step *step);
 
 /*
  * As an operation of a device, for state that is not offloaded. A device that is not of type cpu
@@ -179,5 +188,13 @@ void optimizer_moments_export(enum optimizer_kind kind, enum optimizer_moments m
 void optimizer_moments_import(enum optimizer_kind kind, enum optimizer_moments moments,
 			      const struct optimizer_state *state, size_t count,
 			      const float *const from[OPTIMIZER_MOMENTS_MAX]);
+
+/* With a given instruction set, which must be present: for tests. */
+void optimizer_moments_export_isa(enum optimizer_kind kind, enum optimizer_moments moments,
+				  const struct optimizer_state *state, size_t count,
+				  float *const to[OPTIMIZER_MOMENTS_MAX], enum cpu_isa isa);
+void optimizer_moments_import_isa(enum optimizer_kind kind, enum optimizer_moments moments,
+				  const struct optimizer_state *state, size_t count,
+				  const float *const from[OPTIMIZER_MOMENTS_MAX], enum cpu_isa isa);
 
 #endif

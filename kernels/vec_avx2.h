@@ -299,4 +299,109 @@ VEC_INLINE void vec_transpose_8(float *dst, size_t dst_row, const float *src, si
 	transpose_8_avx2(dst, dst_row, src, src_row);
 }
 
+VEC_INLINE struct vec vec_of_bits(__m256i lo, __m256i hi)
+{
+	return (struct vec){_mm256_castsi256_ps(lo), _mm256_castsi256_ps(hi)};
+}
+
+VEC_INLINE struct vec vec_set_bits(uint32_t x)
+{
+	return vec_of_bits(_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x));
+}
+
+VEC_INLINE struct vec vec_count_bits(uint32_t first)
+{
+	const __m256i eight = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+
+	return vec_of_bits(_mm256_add_epi32(_mm256_set1_epi32((int)first), eight),
+			   _mm256_add_epi32(_mm256_set1_epi32((int)(first + 8)), eight));
+}
+
+#define VEC_BITWISE(name, op)                                                                      \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		return vec_of_bits(op(_mm256_castps_si256(a.lo), _mm256_castps_si256(b.lo)),       \
+				   op(_mm256_castps_si256(a.hi), _mm256_castps_si256(b.hi)));      \
+	}
+VEC_BITWISE(vec_and_bits, _mm256_and_si256)
+VEC_BITWISE(vec_or_bits, _mm256_or_si256)
+VEC_BITWISE(vec_xor_bits, _mm256_xor_si256)
+VEC_BITWISE(vec_add_bits, _mm256_add_epi32)
+VEC_BITWISE(vec_mul_bits, _mm256_mullo_epi32)
+#undef VEC_BITWISE
+
+VEC_INLINE struct vec vec_shift_right(struct vec a, int count)
+{
+	return vec_of_bits(_mm256_srli_epi32(_mm256_castps_si256(a.lo), count),
+			   _mm256_srli_epi32(_mm256_castps_si256(a.hi), count));
+}
+
+VEC_INLINE struct vec vec_select_nan(struct vec a, struct vec x, struct vec y)
+{
+	__m256 lo = _mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q);
+	__m256 hi = _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q);
+
+	return (struct vec){_mm256_blendv_ps(y.lo, x.lo, lo), _mm256_blendv_ps(y.hi, x.hi, hi)};
+}
+
+VEC_INLINE struct vec vec_rank_7(struct vec a, const float thresholds[7])
+{
+	__m256i lo = _mm256_setzero_si256(), hi = lo;
+
+	for (unsigned k = 0; k < 7; k++) {
+		__m256 t = _mm256_set1_ps(thresholds[k]);
+		__m256 reached_lo = _mm256_cmp_ps(a.lo, t, _CMP_GE_OQ);
+		__m256 reached_hi = _mm256_cmp_ps(a.hi, t, _CMP_GE_OQ);
+
+		/* A comparison that holds is -1. */
+		lo = _mm256_sub_epi32(lo, _mm256_castps_si256(reached_lo));
+		hi = _mm256_sub_epi32(hi, _mm256_castps_si256(reached_hi));
+	}
+	return vec_of_bits(lo, hi);
+}
+
+VEC_INLINE struct vec vec_lookup_8(const float table[8], struct vec bits)
+{
+	__m256 t = _mm256_loadu_ps(table);
+
+	return (struct vec){_mm256_permutevar8x32_ps(t, _mm256_castps_si256(bits.lo)),
+			    _mm256_permutevar8x32_ps(t, _mm256_castps_si256(bits.hi))};
+}
+
+VEC_INLINE void vec_store_upper(uint16_t *p, struct vec a)
+{
+	__m256i lo = _mm256_srli_epi32(_mm256_castps_si256(a.lo), 16);
+	__m256i hi = _mm256_srli_epi32(_mm256_castps_si256(a.hi), 16);
+
+	_mm256_storeu_si256((__m256i *)p, vec_pack_halves(lo, hi));
+}
+
+VEC_INLINE void vec_store_upper_n(uint16_t *p, struct vec a, size_t n)
+{
+	uint16_t tail[VEC_LANES];
+
+	vec_store_upper(tail, a);
+	memcpy(p, tail, n * sizeof(*p));
+}
+
+VEC_INLINE struct vec vec_load_bytes(const uint8_t *p)
+{
+	__m128i bytes = _mm_loadu_si128((const __m128i *)p);
+	__m256i lo = _mm256_cvtepu8_epi32(bytes);
+	__m256i hi = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+
+	return (struct vec){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
+}
+
+VEC_INLINE void vec_store_bytes(uint8_t *p, struct vec a)
+{
+	__m256i low = _mm256_set1_epi32(0xff);
+	__m256i halves = vec_pack_halves(_mm256_and_si256(_mm256_castps_si256(a.lo), low),
+					 _mm256_and_si256(_mm256_castps_si256(a.hi), low));
+	__m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(halves),
+					 _mm256_extracti128_si256(halves, 1));
+
+	_mm_storeu_si128((__m128i *)p, bytes);
+}
+
 #endif

@@ -240,4 +240,95 @@ VEC_INLINE void vec_transpose_8(float *dst, size_t dst_row, const float *src, si
 	transpose_8_avx2(dst, dst_row, src, src_row);
 }
 
+VEC_INLINE struct vec vec_of_bits(__m512i bits)
+{
+	return (struct vec){_mm512_castsi512_ps(bits)};
+}
+
+VEC_INLINE struct vec vec_set_bits(uint32_t x)
+{
+	return vec_of_bits(_mm512_set1_epi32((int)x));
+}
+
+VEC_INLINE struct vec vec_count_bits(uint32_t first)
+{
+	const __m512i sixteen =
+		_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+
+	return vec_of_bits(_mm512_add_epi32(_mm512_set1_epi32((int)first), sixteen));
+}
+
+#define VEC_BITWISE(name, op)                                                                      \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		return vec_of_bits(op(_mm512_castps_si512(a.r), _mm512_castps_si512(b.r)));        \
+	}
+VEC_BITWISE(vec_and_bits, _mm512_and_si512)
+VEC_BITWISE(vec_or_bits, _mm512_or_si512)
+VEC_BITWISE(vec_xor_bits, _mm512_xor_si512)
+VEC_BITWISE(vec_add_bits, _mm512_add_epi32)
+VEC_BITWISE(vec_mul_bits, _mm512_mullo_epi32)
+#undef VEC_BITWISE
+
+VEC_INLINE struct vec vec_shift_right(struct vec a, int count)
+{
+	return vec_of_bits(_mm512_srli_epi32(_mm512_castps_si512(a.r), (unsigned)count));
+}
+
+VEC_INLINE struct vec vec_select_nan(struct vec a, struct vec x, struct vec y)
+{
+	__mmask16 nan = _mm512_cmp_ps_mask(a.r, a.r, _CMP_UNORD_Q);
+
+	return (struct vec){_mm512_mask_blend_ps(nan, y.r, x.r)};
+}
+
+VEC_INLINE struct vec vec_rank_7(struct vec a, const float thresholds[7])
+{
+	const __m512i one = _mm512_set1_epi32(1);
+	__m512i rank = _mm512_setzero_si512();
+
+	for (unsigned k = 0; k < 7; k++) {
+		__m512 t = _mm512_set1_ps(thresholds[k]);
+		__mmask16 reached = _mm512_cmp_ps_mask(a.r, t, _CMP_GE_OQ);
+
+		rank = _mm512_mask_add_epi32(rank, reached, rank, one);
+	}
+	return vec_of_bits(rank);
+}
+
+VEC_INLINE struct vec vec_lookup_8(const float table[8], struct vec bits)
+{
+	/* Twice the table: the index counts modulo 16. */
+	__m512 t = _mm512_broadcast_f32x8(_mm256_loadu_ps(table));
+
+	return (struct vec){_mm512_permutexvar_ps(_mm512_castps_si512(bits.r), t)};
+}
+
+VEC_INLINE __m256i vec_cut_upper(struct vec a)
+{
+	return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(a.r), 16));
+}
+
+VEC_INLINE void vec_store_upper(uint16_t *p, struct vec a)
+{
+	_mm256_storeu_si256((__m256i *)p, vec_cut_upper(a));
+}
+
+VEC_INLINE void vec_store_upper_n(uint16_t *p, struct vec a, size_t n)
+{
+	_mm256_mask_storeu_epi16(p, vec_mask(n), vec_cut_upper(a));
+}
+
+VEC_INLINE struct vec vec_load_bytes(const uint8_t *p)
+{
+	__m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+
+	return (struct vec){_mm512_cvtepi32_ps(wide)};
+}
+
+VEC_INLINE void vec_store_bytes(uint8_t *p, struct vec a)
+{
+	_mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_castps_si512(a.r)));
+}
+
 #endif

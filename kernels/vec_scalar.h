@@ -257,4 +257,102 @@ VEC_INLINE void vec_transpose_8(float *dst, size_t dst_row, const float *src, si
 			dst[i * dst_row + j] = src[j * src_row + i];
 }
 
+/* The lanes as 32-bit patterns: arithmetic modulo 2^32. */
+VEC_INLINE struct vec vec_set_bits(uint32_t x)
+{
+	return vec_set(vec_float(x));
+}
+
+/* Patterns first, first + 1, ... */
+VEC_INLINE struct vec vec_count_bits(uint32_t first)
+{
+	struct vec r;
+
+	for (uint32_t i = 0; i < VEC_LANES; i++)
+		r.l[i] = vec_float(first + i);
+	return r;
+}
+
+#define VEC_BITWISE(name, op)                                                                      \
+	VEC_INLINE struct vec name(struct vec a, struct vec b)                                     \
+	{                                                                                          \
+		for (unsigned i = 0; i < VEC_LANES; i++)                                           \
+			a.l[i] = vec_float(vec_bits(a.l[i]) op vec_bits(b.l[i]));                  \
+		return a;                                                                          \
+	}
+VEC_BITWISE(vec_and_bits, &)
+VEC_BITWISE(vec_or_bits, |)
+VEC_BITWISE(vec_xor_bits, ^)
+VEC_BITWISE(vec_add_bits, +)
+VEC_BITWISE(vec_mul_bits, *)
+#undef VEC_BITWISE
+
+/* Zeros come in from above. 0 <= count < 32 */
+VEC_INLINE struct vec vec_shift_right(struct vec a, int count)
+{
+	for (unsigned i = 0; i < VEC_LANES; i++)
+		a.l[i] = vec_float(vec_bits(a.l[i]) >> count);
+	return a;
+}
+
+/* a is NaN ? x : y, lane by lane */
+VEC_INLINE struct vec vec_select_nan(struct vec a, struct vec x, struct vec y)
+{
+	for (unsigned i = 0; i < VEC_LANES; i++)
+		y.l[i] = isnan(a.l[i]) ? x.l[i] : y.l[i];
+	return y;
+}
+
+/* How many of seven ascending thresholds a lane has reached, as its pattern; 0 if it is NaN. */
+VEC_INLINE struct vec vec_rank_7(struct vec a, const float thresholds[7])
+{
+	struct vec r;
+
+	for (unsigned i = 0; i < VEC_LANES; i++) {
+		uint32_t rank = 0;
+
+		for (unsigned k = 0; k < 7; k++)
+			rank += a.l[i] >= thresholds[k];
+		r.l[i] = vec_float(rank);
+	}
+	return r;
+}
+
+/* The entry of each lane's pattern modulo 8 */
+VEC_INLINE struct vec vec_lookup_8(const float table[8], struct vec bits)
+{
+	for (unsigned i = 0; i < VEC_LANES; i++)
+		bits.l[i] = table[vec_bits(bits.l[i]) & 7];
+	return bits;
+}
+
+/* The upper halves of patterns, cut off */
+VEC_INLINE void vec_store_upper_n(uint16_t *p, struct vec a, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		p[i] = (uint16_t)(vec_bits(a.l[i]) >> 16);
+}
+
+VEC_INLINE void vec_store_upper(uint16_t *p, struct vec a)
+{
+	vec_store_upper_n(p, a, VEC_LANES);
+}
+
+/* Bytes as numbers */
+VEC_INLINE struct vec vec_load_bytes(const uint8_t *p)
+{
+	struct vec r;
+
+	for (unsigned i = 0; i < VEC_LANES; i++)
+		r.l[i] = (float)p[i];
+	return r;
+}
+
+/* The lowest byte of each lane's pattern */
+VEC_INLINE void vec_store_bytes(uint8_t *p, struct vec a)
+{
+	for (unsigned i = 0; i < VEC_LANES; i++)
+		p[i] = (uint8_t)vec_bits(a.l[i]);
+}
+
 #endif

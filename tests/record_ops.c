@@ -14,6 +14,7 @@
 #include "kernels/linear.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
+#include "kernels/optimizer.h"
 #include "kernels/rotary.h"
 #include "kernels/vector.h"
 #include "tests/record_internal.h"
@@ -209,6 +210,24 @@ static void adam_accesses(struct record_list *list, const struct adam *a)
 	updates(list, a->v, a->count * sizeof(*a->v));
 }
 
+static void optimizer_accesses(struct record_list *list, const struct optimizer_step *s)
+{
+	const size_t moment_bytes = s->moments == MOMENTS_F32    ? 4
+				    : s->moments == MOMENTS_BF16 ? 2
+								 : 1;
+	const size_t blocks = (s->count + OPTIMIZER_BLOCK - 1) / OPTIMIZER_BLOCK;
+
+	record_reads(list, s->grad, s->count * dtype_bytes(s->grad_type));
+	updates(list, s->param, s->count * dtype_bytes(s->param_type));
+	if (s->param_type == DTYPE_BF16)
+		updates(list, s->state.lo, s->count * sizeof(*s->state.lo));
+	for (unsigned i = 0; i < optimizer_moment_count(s->kind); i++) {
+		updates(list, s->state.moment[i], s->count * moment_bytes);
+		if (s->moments == MOMENTS_INT8)
+			updates(list, s->state.scale[i], blocks * sizeof(*s->state.scale[i]));
+	}
+}
+
 static const char *vector_accesses(struct record_list *list, const struct vector *v,
 				   enum device_op op)
 {
@@ -292,6 +311,9 @@ const char *record_op_accesses(enum device_op op, const void *args, struct recor
 	case OP_ADAM:
 		adam_accesses(list, args);
 		return "adam_step";
+	case OP_OPTIMIZER:
+		optimizer_accesses(list, args);
+		return "optimizer_step";
 	case DEVICE_OP_COUNT:
 		break;
 	}
