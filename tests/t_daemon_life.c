@@ -362,16 +362,18 @@ START_TEST(full_disk)
 	char small[sizeof(d.swap[0])];
 
 	bed_start(&d, conf);
-	if (mount("tmpfs", d.swap[1], "tmpfs", 0, "size=128k") < 0) {
+	if (mount("tmpfs", d.swap[0], "tmpfs", 0, "size=128k") < 0) {
 		printf("no disk of 128 KiB to fill: mount: %s\n", strerror(errno));
 		bed_stop(&d);
 		return;
 	}
-	memcpy(small, d.swap[1], sizeof(small));
+	memcpy(small, d.swap[0], sizeof(small));
+	setup.path_count = 1;
 	open_refused(&setup, &d, "free");
 	bed_await_sessions(&d, 0);
 	ck_assert_uint_eq(bed_status(&d, "swap.used_bytes"), 0);
-	setup.path_count = 1;
+	/* What the small one has no room for goes to the other one. */
+	setup.path_count = 2;
 	open_ok(&s, &setup, &d);
 	bed_import(&s);
 	bed_step(&s);
