@@ -293,9 +293,13 @@ static size_t open_places(const struct train_config *c, const double shares[PLAC
 		ret[0] = PLACE_COUNT;
 		return 1;
 	}
-	for (int place = 0; place < PLACE_COUNT; place++)
-		if (may_be(c, place))
+	for (int place = 0; place < PLACE_COUNT; place++) {
+		const bool steps = shares != c->zero.offload_optimizer || place != PLACE_NONE ||
+				   train_config_device_steps(c);
+
+		if (steps && may_be(c, place))
 			ret[count++] = place;
+	}
 	return count;
 }
 

@@ -35,7 +35,6 @@ static const char *const arch_names[] = {"gpt2", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
 static const char *const order_names[] = {"micro-batch", "layer", NULL};
-static const char *const optimizer_names[] = {"adamw", NULL};
 static const char *const placement_names[] = {"none", "cpu", "nvme", NULL};
 static const char *const engine_names[] = {"auto", "io_uring", "libaio", NULL};
 static const char *const device_names[] = {"cpu", "cuda", NULL};
@@ -70,10 +69,12 @@ static const struct conf_key batch_keys[] = {
 
 /* What is finite in double may not be in fp32, where the arithmetic is done in the end. */
 static const struct conf_key optimizer_keys[] = {
-	{"type", CONF_ENUM, AT(optimizer.type), .names = optimizer_names},
+	{"type", CONF_ENUM, AT(optimizer.type), .names = optimizer_kind_names},
+	{"moments", CONF_ENUM, AT(optimizer.moments), .names = optimizer_moments_names},
 	{"lr", CONF_DOUBLE, AT(optimizer.lr), .required = true, .max = 1e30},
 	{"betas", CONF_DOUBLES, AT(optimizer.betas), .count = 2},
 	{"eps", CONF_DOUBLE, AT(optimizer.eps), .max = 1e30},
+	{"momentum", CONF_DOUBLE, AT(optimizer.momentum), .max = 1},
 	{"weight_decay", CONF_DOUBLE, AT(optimizer.weight_decay), .max = 1e30},
 	{"clip", CONF_DOUBLE, AT(optimizer.clip), .max = 1e30},
 	{.type = CONF_END},

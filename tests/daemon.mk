@@ -1,5 +1,5 @@
-TESTS         += t_pool t_session_faults t_session_early t_daemon t_daemon_life t_daemon_hostile t_daemon_trace
-TESTS_THREAD  += t_pool t_session_faults t_session_early t_daemon t_daemon_life t_daemon_hostile t_daemon_trace
+TESTS         += t_pool t_session_faults t_session_early t_daemon t_daemon_life t_daemon_hostile t_daemon_trace t_daemon_optimizers
+TESTS_THREAD  += t_pool t_session_faults t_session_early t_daemon t_daemon_life t_daemon_hostile t_daemon_trace t_daemon_optimizers
 TEST_SCRIPTS  += tests/daemon.sh
 t_pool_USES   := daemon nvme kernels common
 t_pool_WRAP   := pthread_create
@@ -14,6 +14,8 @@ t_daemon_life_SRCS := tests/daemon_bed.c tests/daemon_raw.c
 t_daemon_life_USES := offload nvme kernels common
 t_daemon_hostile_SRCS := tests/daemon_bed.c tests/daemon_raw.c
 t_daemon_hostile_USES := offload nvme kernels common
+t_daemon_optimizers_SRCS := tests/daemon_bed.c
+t_daemon_optimizers_USES := offload nvme kernels common
 t_daemon_trace_SRCS := tests/daemon_bed.c
 t_daemon_trace_USES := offload nvme kernels common
 TESTS         += t_endurance

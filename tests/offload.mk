@@ -1,5 +1,6 @@
-TESTS                += t_train_config t_plan t_plan_order t_plan_split t_plan_cache t_predict t_plan_forms t_job
+TESTS                += t_train_config t_train_optimizer t_plan t_plan_order t_plan_split t_plan_cache t_predict t_plan_forms t_job
 t_train_config_USES  := offload comm nvme kernels common
+t_train_optimizer_USES := offload comm nvme kernels common
 t_plan_USES          := offload comm nvme kernels common
 t_plan_SRCS          := tests/plan_bed.c
 t_plan_WRAP          := calloc

@@ -52,16 +52,25 @@ static const char *place_text(const char *place)
 	return place ? place : "none";
 }
 
+static const char *const forms[ORDER_FORMS] = {
+	"type: adamw",
+	"moments: bf16",
+	"moments: int8",
+	"type: lion",
+};
+
 const char *order_setup_text(const struct order_setup *s)
 {
-	static char text[200];
+	static char text[300];
 
-	snprintf(text, sizeof(text),
-		 "world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches%s, clip %d, %s,%s%s",
-		 s->world, s->stage, place_text(s->param), place_text(s->optimizer),
-		 placement_name(s->activations), s->layers, s->accumulation,
-		 s->layer_order ? " by layer" : "", s->clip, s->bf16 ? "bf16" : "fp32",
-		 s->tight_device ? " tight device" : "", s->tight_host ? " tight host" : "");
+	snprintf(
+		text, sizeof(text),
+		"world %u, stage %u, %s/%s/%s, %u layers, %u micro-batches%s, clip %d, %s, %s,%s%s",
+		s->world, s->stage, place_text(s->param), place_text(s->optimizer),
+		placement_name(s->activations), s->layers, s->accumulation,
+		s->layer_order ? " by layer" : "", s->clip, forms[s->form],
+		s->bf16 ? "bf16" : "fp32", s->tight_device ? " tight device" : "",
+		s->tight_host ? " tight host" : "");
 	return text;
 }
 
@@ -75,7 +84,7 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "model: {layers: %u, hidden: 32, heads: 2, vocab: %u, context: %u}\n"
 			   "data: {train: [a.bin]}\n"
 			   "batch: {global: %u, micro: %u}\n"
-			   "optimizer: {lr: 3e-3, clip: %s}\n"
+			   "optimizer: {lr: 3e-3, %s, clip: %s}\n"
 			   "schedule: {steps: 10, order: %s}\n"
 			   "precision: %s\n"
 			   "zero: {stage: %u, offload_param: %s, offload_optimizer: %s,"
@@ -84,10 +93,10 @@ static int config_parse(struct order_job *j, const struct bed_daemon *daemon, st
 			   "host: {memory: 64MiB}\n"
 			   "device: {memory: 64MiB, count: %u}\n",
 			   s->layers, VOCAB, SEQUENCE, MICRO * s->world * s->accumulation, MICRO,
-			   s->clip ? "0.5" : "0", s->layer_order ? "layer" : "micro-batch",
-			   s->bf16 ? "bf16" : "fp32", s->stage, place_text(s->param),
-			   place_text(s->optimizer), placement_name(s->activations),
-			   daemon->swap[0], s->world);
+			   forms[s->form], s->clip ? "0.5" : "0",
+			   s->layer_order ? "layer" : "micro-batch", s->bf16 ? "bf16" : "fp32",
+			   s->stage, place_text(s->param), place_text(s->optimizer),
+			   placement_name(s->activations), daemon->swap[0], s->world);
 
 	return train_config_parse("order", text, (size_t)len, &j->config, &j->doc, err);
 }
@@ -374,7 +383,8 @@ static int export(struct rank *r)
 				return rc;
 			memcpy(state_of(j, u, 0) + p.first, p.master, p.count * sizeof(float));
 			memcpy(state_of(j, u, 1) + p.first, p.m, p.count * sizeof(float));
-			memcpy(state_of(j, u, 2) + p.first, p.v, p.count * sizeof(float));
+			if (p.v)
+				memcpy(state_of(j, u, 2) + p.first, p.v, p.count * sizeof(float));
 		}
 	return rc;
 }
@@ -395,7 +405,8 @@ static int import(struct rank *r)
 				return rc;
 			memcpy(p.master, state_of(j, u, 0) + p.first, p.count * sizeof(float));
 			memcpy(p.m, state_of(j, u, 1) + p.first, p.count * sizeof(float));
-			memcpy(p.v, state_of(j, u, 2) + p.first, p.count * sizeof(float));
+			if (p.v)
+				memcpy(p.v, state_of(j, u, 2) + p.first, p.count * sizeof(float));
 			rc = engine_import_end(r->run.engine, &p, &r->err);
 			if (rc < 0)
 				return rc;
@@ -516,7 +527,7 @@ void order_result_done(struct order_result *r)
 
 const char *order_result_differs(const struct order_result *a, const struct order_result *b)
 {
-	static char text[200];
+	static char text[300];
 
 	if (a->figure_count != b->figure_count)
 		return "another number of losses and norms";

@@ -16,11 +16,15 @@
 
 #define ORDER_RANKS_MAX 2u
 
+/* AdamW with moments in fp32, bf16, int8; and Lion, which has one. */
+#define ORDER_FORMS 4u
+
 struct order_setup {
 	unsigned world, stage, accumulation, layers;
 	bool layer_order;              /* schedule.order: layer */
 	int activations;               /* enum placement */
 	const char *param, *optimizer; /* as in train.yaml, "none" when NULL */
+	unsigned form;                 /* of the optimizer, below ORDER_FORMS */
 	bool clip, bf16;
 	bool tight_device,
 		tight_host; /* budgets at which every buffer is there as seldom as can be */

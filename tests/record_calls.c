@@ -177,14 +177,16 @@ static void piece_of(const struct record_session *s, const struct protocol_submi
 	const struct protocol_unit *u = &s->units[op->unit];
 	uint64_t first = op->chunk * s->open.chunk_elems, left = u->elems - first;
 	uint64_t elems = left < s->open.chunk_elems ? left : s->open.chunk_elems;
+	uint64_t bytes = elems * sizeof(float) *
+			 (1 + optimizer_moment_count((enum optimizer_kind)s->open.optimizer));
 	bool in = op->op == PROTOCOL_OP_IMPORT;
 
 	push->what = in ? "IMPORT" : "EXPORT";
 	push->effects = in ? RECORD_WRITES_STATE : RECORD_READS_STATE;
 	if (in)
-		record_reads(&push->list, s->arena + op->offset, elems * 12);
+		record_reads(&push->list, s->arena + op->offset, bytes);
 	else
-		record_writes(&push->list, s->arena + op->offset, elems * 12);
+		record_writes(&push->list, s->arena + op->offset, bytes);
 	home_accesses(s, u, first, elems, in, &push->list);
 }
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Goal: kill -9 of a worker, the daemon, the agent or dsrun at ten moments each, and the job resumed
-# from its last checkpoint ends with the very losses and weights of a run that nobody disturbed. After
+# from its last checkpoint ends with the very losses and weights of a run that nobody disturbed, with
+# moments in every form and with another optimizer. After
 # each kill nothing is left: no process of the job, no named file in the swap directory.
 # Method: real processes; the moment is a fixed count of progress lines plus a delay drawn from a
 # printed seed, so that kills fall into forward, backward, step and checkpoint alike.
@@ -20,14 +21,18 @@ seq 1 4000 | awk '{ printf "%d times %d is %d.\n", $1, $1 % 7, $1 * ($1 % 7) }' 
 "$B/bin/dsprep" --train "$dir/a.bin" --validation "$dir/b.bin" "$dir/text" > "$dir/log" 2>&1 ||
 	{ cat "$dir/log"; exit 1; }
 
-config() { # NAME CKPT [OPTIMIZER]
+# By turns, as are placements, each form with both.
+forms=('type: adamw, lr: 3e-3' 'type: adamw, lr: 3e-3, moments: bf16' 'type: adamw, lr: 3e-3, moments: int8'
+	'type: lion, lr: 3e-4')
+
+config() { # NAME CKPT FORM [OPTIMIZER]
 	cat > "$dir/$1.yaml" <<EOF
 model:     {arch: gpt2, layers: 2, hidden: 32, heads: 2, vocab: 256, context: 32}
 data:      {train: [$dir/a.bin], validation: [$dir/b.bin], sequence: 32}
 batch:     {global: 8, micro: 2}
-optimizer: {type: adamw, lr: 3e-3, clip: 1.0}
+optimizer: {${forms[$3]}, clip: 1.0}
 schedule:  {type: cosine, warmup: 2, steps: 40}
-zero:      {stage: 3, offload_param: nvme, offload_optimizer: ${3:-nvme}, offload_activations: cpu}
+zero:      {stage: 3, offload_param: nvme, offload_optimizer: ${4:-nvme}, offload_activations: cpu}
 nvme:      {paths: [$dir/swap], extent: 64KiB}
 host:      {memory: 64MiB}
 device:    {type: cpu, count: 2, memory: 32MiB}
@@ -45,10 +50,12 @@ tree() {
 	done
 }
 
-config ref ref-ckpt
-"$B/bin/dsrun" --quiet --daemon private --export "$dir/ref.st" "$dir/ref.yaml" || exit 1
 losses() { sed -n 's/.*"step": *\([0-9]*\).*"loss": *\([^,}]*\).*/\1 \2/p' "$1" | sort -n -u; }
-losses "$dir/ref.jsonl" > "$dir/ref.loss"
+for form in "${!forms[@]}"; do
+	config ref$form ref$form-ckpt "$form"
+	"$B/bin/dsrun" --quiet --daemon private --export "$dir/ref$form.st" "$dir/ref$form.yaml" || exit 1
+	losses "$dir/ref$form.jsonl" > "$dir/ref$form.loss"
+done
 
 fail() {
 	echo "$1"
@@ -77,8 +84,8 @@ victim() { # ROOT WHO -> pid
 optimizers=(nvme '{cpu: 0.3, nvme: 0.4}')
 
 one() { # WHO MOMENT
-	local name=$1-$2 root pid all rc after lines=$((RANDOM % 33)) says
-	config "$name" "$name-ckpt" "${optimizers[$2 % 2]}"
+	local name=$1-$2 root pid all rc after lines=$((RANDOM % 33)) says form=$(($2 / 2 % ${#forms[@]}))
+	config "$name" "$name-ckpt" $form "${optimizers[$2 % 2]}"
 	: > "$dir/$name.out"
 	"$B/bin/dsrun" --daemon private --grace 200ms "$dir/$name.yaml" > "$dir/$name.out" 2>&1 &
 	root=$!
@@ -116,9 +123,9 @@ one() { # WHO MOMENT
 		return
 	fi
 	losses "$dir/$name.jsonl" > "$dir/$name.loss"
-	if ! cmp -s "$dir/$name.st" "$dir/ref.st" || ! cmp -s "$dir/$name.loss" "$dir/ref.loss"; then
+	if ! cmp -s "$dir/$name.st" "$dir/ref$form.st" || ! cmp -s "$dir/$name.loss" "$dir/ref$form.loss"; then
 		fail "$name: after line $lines, resumed weights or losses differ"
-		diff "$dir/$name.loss" "$dir/ref.loss" | head -4
+		diff "$dir/$name.loss" "$dir/ref$form.loss" | head -4
 	fi
 	echo "$name: gone in $after ms, status $rc, resumed to the same weights"
 	rm -rf "${dir:?}/$name"*

@@ -4,6 +4,7 @@
 # split between tiers, and layer by layer; at equal world size every loss and every exported weight must be the same to the last bit.
 # World sizes agree to 1e-5 (fp32).
 # Method: dsrun itself, real workers, a real daemon, real files; cmp of losses and safetensors.
+# So it must be for every optimizer and every form of its moments, over sizes of chunks too.
 # Usage: same_numbers.sh [quick|full]. quick is the matrix of the project's promise; full adds every
 # mix of placements and splits, accumulation, no clipping, and budgets so tight that gradients spill.
 set -u
@@ -26,11 +27,11 @@ train() {
 model:     {arch: gpt2, layers: 3, hidden: 32, heads: 2, vocab: 256, context: 32}
 data:      {train: [$dir/a.bin], validation: [$dir/b.bin], sequence: 32}
 batch:     {global: 8, micro: ${11}}
-optimizer: {type: adamw, lr: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, clip: ${12}}
+optimizer: {${form:-type: adamw, lr: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1}, clip: ${12}}
 schedule:  {type: cosine, warmup: 2, steps: 6, min_lr: 3e-4, order: ${order:-micro-batch}}
 precision: $3
 zero:      {stage: $4, offload_param: $5, offload_optimizer: $6, offload_activations: $7, prefetch: $9}
-nvme:      {paths: [$dir/swap], engine: $8, extent: 64KiB, queue_depth: 8}
+nvme:      {paths: [$dir/swap], engine: $8, extent: ${extent:-64KiB}, queue_depth: 8}
 host:      {memory: ${13}, threads: ${10}}
 device:    {type: cpu, count: $2, memory: ${14:-64MiB}}
 evaluate:  {every: 3, batches: 2}
@@ -145,12 +146,60 @@ for micro in 2 1; do for clip in 1.0 0; do
 	unset order
 done; done
 
+# Other optimizers and forms of moments; what each has to differ from, to be what it says.
+forms=('type: adamw, lr: 3e-3, moments: bf16' 'type: adamw, lr: 3e-3, moments: int8' 'type: lion, lr: 3e-4'
+	'type: adagrad, lr: 3e-2' 'type: sgd, lr: 0.3')
+unlike() { # NAME REFERENCE
+	! cmp -s "$dir/$1.loss" "$dir/$2.loss" || { echo "run $1 is the same as $2"; fails=$((fails + 1)); }
+}
+form_runs() { # NAME PRECISION MICRO CLIP: against all on the device, at stage 0
+	local ref=$1-ref i=0
+	train "$ref" 2 "$2" 0 none none none auto 1 1 "$3" "$4" 64MiB || return
+	while read -r stage param state act engine prefetch threads extent; do
+		i=$((i + 1))
+		[ "$state" != split ] || state=${splits[2]}
+		extent=$extent train "$1-$i" 2 "$2" "$stage" "$param" "$state" "$act" "$engine" "$prefetch" "$threads" \
+			"$3" "$4" 64MiB && like "$1-$i" "$ref"
+		rm -f "$dir/$1-$i.safetensors"
+	done <<-'END'
+		0 none none none auto 1 1 64KiB
+		1 cpu cpu none auto 1 2 64KiB
+		3 nvme nvme nvme io_uring 2 2 64KiB
+		3 none nvme none libaio 1 1 1MiB
+		2 cpu split cpu auto 2 2 128KiB
+	END
+}
+was=ref
+for i in "${!forms[@]}"; do
+	form=${forms[i]}
+	form_runs "form$i" bf16 4 1.0
+	unlike "form$i-ref" "$was"
+	was=form$i-ref
+	[ "$mode" = full ] || continue
+	for precision in bf16 fp32; do for micro in 4 2; do for clip in 1.0 0; do
+		form_runs "form$i-$precision-m$micro-c$clip" $precision $micro $clip
+	done; done; done
+done
+unset form
+unlike form1-ref ref
+
 train fp32-1 1 fp32 0 none none none auto 1 1 2 1.0 64MiB
 for world in 1 2 4; do
 	train fp32-w$world-nvme $world fp32 3 nvme nvme cpu auto 2 2 2 1.0 64MiB &&
 		close fp32-w$world-nvme fp32-1 1e-5
 done
 like fp32-w1-nvme fp32-1
+
+# What rounds moments depends on the element alone: with a rank's share of the sum being the whole,
+# worlds part by the order of sums only, as they do in fp32.
+for moments in bf16 int8; do
+	form="type: adamw, lr: 3e-3, moments: $moments"
+	train $moments-1 1 fp32 0 none none none auto 1 1 2 1.0 64MiB
+	for world in 2 4; do
+		train $moments-w$world $world fp32 3 nvme nvme cpu auto 2 2 2 1.0 64MiB && close $moments-w$world $moments-1 1e-5
+	done
+done
+unset form
 
 if [ "$mode" = full ]; then
 	for precision in bf16 fp32; do for micro in 4 2; do for clip in 1.0 0; do

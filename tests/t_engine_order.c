@@ -80,6 +80,7 @@ static struct order_setup setup_of(unsigned placement, unsigned draw)
 		.accumulation = 1 + (bits >> 1 & 1) + layer_order,
 		.layer_order = layer_order,
 		.clip = bits >> 2 & 1,
+		.form = bits >> 10 & 4 ? 0 : bits >> 10 & 3,
 		.bf16 = (bits >> 3 & 3) != 0,
 		/* A blob is a timeline of the proof, which has no more of them than this takes. */
 		.layers = layer_order || bits >> 5 & 1 ? 3 : 6,
@@ -101,7 +102,7 @@ static struct record_schedule schedule_of(unsigned placement, unsigned draw)
 
 /* What comes out with nothing offloaded on a cpu device, by what may change it. */
 struct references {
-	struct order_result at[2][3][2][2][2];
+	struct order_result at[ORDER_FORMS][2][3][2][2][2];
 };
 
 static const struct order_result *reference(struct references *refs, const struct order_setup *s,
@@ -109,11 +110,12 @@ static const struct order_result *reference(struct references *refs, const struc
 {
 	const struct order_setup plain = {.world = s->world,
 					  .accumulation = s->accumulation,
+					  .form = s->form,
 					  .clip = s->clip,
 					  .bf16 = s->bf16,
 					  .layers = s->layers};
-	struct order_result *r =
-		&refs->at[s->world - 1][s->accumulation - 1][s->clip][s->bf16][s->layers == 3];
+	struct order_result *r = &refs->at[s->form][s->world - 1][s->accumulation - 1][s->clip]
+					  [s->bf16][s->layers == 3];
 
 	if (r->figure_count)
 		return r;
@@ -124,7 +126,7 @@ static const struct order_result *reference(struct references *refs, const struc
 
 static void references_done(struct references *refs)
 {
-	struct order_result *r = &refs->at[0][0][0][0][0];
+	struct order_result *r = &refs->at[0][0][0][0][0][0];
 
 	for (size_t i = 0; i < sizeof(*refs) / sizeof(*r); i++)
 		order_result_done(&r[i]);

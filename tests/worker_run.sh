@@ -26,7 +26,7 @@ config() {
 		model:     {arch: gpt2, layers: 2, hidden: 32, heads: 2, vocab: 256, context: 32}
 		data:      {train: [a.bin], validation: [b.bin]}
 		batch:     {global: 8, micro: 2}
-		optimizer: {type: adamw, lr: ${lr:-3e-3}, clip: 1.0}
+		optimizer: {type: ${type:-adamw}, lr: ${lr:-3e-3}, clip: 1.0${moments:+, moments: $moments}}
 		schedule:  {type: cosine, warmup: 2, steps: $4, min_lr: 3e-4, order: ${order:-micro-batch}}
 		precision: bf16
 		zero:      {stage: ${stage:-3}, offload_param: $3, offload_optimizer: ${optimizer:-$3},
@@ -150,6 +150,21 @@ for what in read write; do
 done
 done; done
 unset order activations
+
+# Moments of another form are converted, and it is said; the moments of another optimizer are of no use.
+moments=bf16 config form 2 cpu 6 forms 3
+run form 0
+rm -r forms/step-00000006
+moments=int8 config form 2 none 6 forms 3
+run form 0 --resume
+says form "going on from step 3: the checkpoint's moments, bf16, are converted to int8"
+for type in lion adagrad sgd; do
+	type=$type config form 2 none 9 forms 3
+	run form 78 --resume
+	says form "optimizer.type adamw, the configuration says $type"
+done
+unset type
+grep -q '"optimizer":"adamw","moments":"int8"' forms/step-00000006/manifest.json || fail "the manifest does not say the form"
 
 # A user stops: the step ends, a checkpoint is written, the status is 0; then on.
 config stop 2 none 4000 stopped 100000
