@@ -362,6 +362,8 @@ static int on_stats(struct server *v, struct conn *c, size_t bytes, struct err *
 		.swap_bytes = f.swap_bytes,
 		.swap_read_bytes = f.swap_read_bytes,
 		.swap_written_bytes = f.swap_written_bytes,
+		.swap_handed_bytes = f.swap_handed_bytes,
+		.swap_dropped_bytes = f.swap_dropped_bytes,
 		.operations = f.operations,
 		.stepped_elems = f.stepped_elems,
 		.adam_seconds = (double)f.adam_ns * 1e-9,

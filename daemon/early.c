@@ -123,8 +123,17 @@ static struct task *pop_last(struct early *e)
 	return t;
 }
 
+/* Of what was read for a STEP that does not take it. */
 static void give_back(struct session *s, struct task *t)
 {
+	uint64_t elems = unit_chunk_elems(s->plan, t->unit, t->chunk);
+	uint8_t parts = parts_of(t->unit);
+
+	for (int part = 0; part < PART_COUNT; part++)
+		if (parts & PART_BIT(part))
+			atomic_fetch_add_explicit(&s->dropped_bytes,
+						  session_part_bytes(s->plan, part, elems),
+						  memory_order_relaxed);
 	s->early.tasks--;
 	t->early = EARLY_NONE;
 	pipeline_task_free(t);

@@ -133,6 +133,7 @@ struct session {
 
 	/* Written by the session's thread or by pool threads, read by the main thread, relaxed. */
 	_Atomic uint64_t memory_bytes, swap_bytes, read_bytes, written_bytes;
+	_Atomic uint64_t handed_bytes, dropped_bytes; /* see struct session_figures */
 	_Atomic uint64_t operations, stepped_elems, adam_ns, io_wait_ns;
 	const char *_Atomic engine_name;
 };

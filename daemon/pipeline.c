@@ -312,6 +312,11 @@ static void hand_over(struct task *t)
 
 	t->fetch = NULL;
 	fetch->lane->handed[t->chunk] = true;
+	atomic_fetch_add_explicit(
+		&t->session->handed_bytes,
+		session_part_bytes(t->session->plan, PART_PARAM,
+				   unit_chunk_elems(t->session->plan, t->unit, t->chunk)),
+		memory_order_relaxed);
 	if (++fetch->handed == fetch->count)
 		fetch_complete(t->session, fetch);
 }

@@ -26,6 +26,8 @@ static void add(struct session_figures *sum, const struct session_figures *f)
 {
 	sum->swap_read_bytes += f->swap_read_bytes;
 	sum->swap_written_bytes += f->swap_written_bytes;
+	sum->swap_handed_bytes += f->swap_handed_bytes;
+	sum->swap_dropped_bytes += f->swap_dropped_bytes;
 	sum->operations += f->operations;
 	sum->stepped_elems += f->stepped_elems;
 	sum->adam_ns += f->adam_ns;
@@ -51,6 +53,8 @@ static void work(struct json *j, const struct session_figures *f)
 	json_u64(j, "operations", f->operations);
 	json_u64(j, "swap_read_bytes", f->swap_read_bytes);
 	json_u64(j, "swap_written_bytes", f->swap_written_bytes);
+	json_u64(j, "swap_handed_bytes", f->swap_handed_bytes);
+	json_u64(j, "swap_dropped_bytes", f->swap_dropped_bytes);
 	json_u64(j, "stepped_elements", f->stepped_elems);
 	json_double(j, "adam_seconds", seconds(f->adam_ns));
 	json_double(j, "io_wait_seconds", seconds(f->io_wait_ns));

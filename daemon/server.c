@@ -140,6 +140,8 @@ static void session_account(struct server *v, struct conn *c)
 	session_figures(c->session, &f);
 	v->past.swap_read_bytes += f.swap_read_bytes;
 	v->past.swap_written_bytes += f.swap_written_bytes;
+	v->past.swap_handed_bytes += f.swap_handed_bytes;
+	v->past.swap_dropped_bytes += f.swap_dropped_bytes;
 	v->past.operations += f.operations;
 	v->past.stepped_elems += f.stepped_elems;
 	v->past.adam_ns += f.adam_ns;

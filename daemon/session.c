@@ -166,6 +166,8 @@ void session_figures(const struct session *s, struct session_figures *ret)
 		.swap_bytes = figure(&s->swap_bytes),
 		.swap_read_bytes = figure(&s->read_bytes),
 		.swap_written_bytes = figure(&s->written_bytes),
+		.swap_handed_bytes = figure(&s->handed_bytes),
+		.swap_dropped_bytes = figure(&s->dropped_bytes),
 		.operations = figure(&s->operations),
 		.stepped_elems = figure(&s->stepped_elems),
 		.adam_ns = figure(&s->adam_ns),

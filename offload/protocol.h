@@ -31,7 +31,7 @@
 #include "common/ring.h"
 
 #define PROTOCOL_MAGIC   0x66667364u /* "dsff" */
-#define PROTOCOL_VERSION 4u
+#define PROTOCOL_VERSION 5u
 
 #define PROTOCOL_PACKET_MAX 131072u
 #define PROTOCOL_UNITS_MAX  1024u
@@ -132,6 +132,8 @@ struct protocol_stats {
 	struct protocol_message head;
 	uint64_t memory_bytes, swap_bytes;
 	uint64_t swap_read_bytes, swap_written_bytes;
+	/* FETCHed from memory, just stepped, and so not read; and read ahead of STEPs in vain */
+	uint64_t swap_handed_bytes, swap_dropped_bytes;
 	uint64_t operations;
 	uint64_t stepped_elems;
 	double adam_seconds;    /* summed over threads */

@@ -48,6 +48,7 @@ struct tiers {
 	uint64_t comm_bytes;
 	uint64_t host_bytes, swap_bytes;
 	uint64_t swap_read_bytes, swap_written_bytes;
+	uint64_t swap_handed_bytes, swap_dropped_bytes; /* as struct protocol_stats */
 };
 
 #define LOSSES_MAX 1024u

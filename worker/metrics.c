@@ -74,6 +74,8 @@ void metrics_tiers_add(struct tiers *sum, const struct engine_stats *s)
 	sum->swap_bytes += s->daemon.swap_bytes;
 	sum->swap_read_bytes += s->daemon.swap_read_bytes;
 	sum->swap_written_bytes += s->daemon.swap_written_bytes;
+	sum->swap_handed_bytes += s->daemon.swap_handed_bytes;
+	sum->swap_dropped_bytes += s->daemon.swap_dropped_bytes;
 }
 
 static void losses_add(struct losses *l, uint64_t step, double loss)
@@ -312,6 +314,8 @@ static void summary_tiers(const struct run *run, struct json *j)
 	json_u64(j, "peak_bytes", t->swap_bytes);
 	json_u64(j, "read_bytes", t->swap_read_bytes);
 	json_u64(j, "written_bytes", t->swap_written_bytes);
+	json_u64(j, "handed_bytes", t->swap_handed_bytes);
+	json_u64(j, "dropped_bytes", t->swap_dropped_bytes);
 	json_object_end(j);
 	json_object_begin(j, "comm");
 	json_u64(j, "moved_bytes", t->comm_bytes);
