@@ -34,7 +34,7 @@ static const char help[] =
 	"Exits with 69 when no daemon answers. See dsctl(1).\n";
 
 struct work {
-	uint64_t operations, read_bytes, written_bytes, stepped;
+	uint64_t operations, read_bytes, written_bytes, handed_bytes, dropped_bytes, stepped;
 	double adam_seconds, io_wait_seconds;
 };
 
@@ -78,6 +78,8 @@ struct jobs {
 #define WORK(in)                                                                                   \
 	U64("operations", in, work.operations), U64("swap_read_bytes", in, work.read_bytes),       \
 		U64("swap_written_bytes", in, work.written_bytes),                                 \
+		U64("swap_handed_bytes", in, work.handed_bytes),                                   \
+		U64("swap_dropped_bytes", in, work.dropped_bytes),                                 \
 		U64("stepped_elements", in, work.stepped),                                         \
 		DOUBLE("adam_seconds", in, work.adam_seconds),                                     \
 		DOUBLE("io_wait_seconds", in, work.io_wait_seconds)
@@ -201,7 +203,10 @@ static void status_print(const struct status *s)
 	printf("%-10s %" PRIu64 ", %s\n", "threads", s->threads, s->cpu);
 	units_format_bytes(text, s->work.read_bytes);
 	units_format_bytes(written, s->work.written_bytes);
-	printf("%-10s %s read, %s written\n", "swap moved", text, written);
+	printf("%-10s %s read, %s written", "swap moved", text, written);
+	units_format_bytes(text, s->work.handed_bytes);
+	units_format_bytes(written, s->work.dropped_bytes);
+	printf("; %s taken before it was read, %s read in vain\n", text, written);
 	printf("%-10s %" PRIu64 " operations, %.3g parameters stepped in %.1f s of CPU\n", "work",
 	       s->work.operations, (double)s->work.stepped, s->work.adam_seconds);
 }

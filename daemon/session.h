@@ -57,7 +57,7 @@ struct session_figures {
 	enum session_state state;
 	uint64_t memory_bytes, swap_bytes;
 	uint64_t swap_read_bytes, swap_written_bytes;
-	/* What FETCHes took from memory, so that it was not read, and what was read ahead in vain. */
+	/* What FETCHes took from memory and so was not read; what was read ahead in vain. */
 	uint64_t swap_handed_bytes, swap_dropped_bytes;
 	uint64_t operations, stepped_elems;
 	uint64_t adam_ns, io_wait_ns;
