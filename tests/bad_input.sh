@@ -213,7 +213,7 @@ fi
 # A system daemon whose quota is too small.
 cat > daemon.conf <<EOF
 socket: $dir/d.sock
-host: {memory: 1MiB, threads: 1}
+host: {memory: 64MiB, threads: 1}
 nvme: {paths: [$dir/swap], quota: 64KiB}
 EOF
 "$B/bin/dsoffloadd" --foreground --config daemon.conf > daemon.log 2>&1 &
