@@ -106,7 +106,7 @@ static int by_value(const void *a, const void *b)
 static double median(double *x, size_t count)
 {
 	qsort(x, count, sizeof(*x), by_value);
-	return x[count / 2];
+	return (x[(count - 1) / 2] + x[count / 2]) / 2;
 }
 
 static void slice_fill(struct adam *a)
